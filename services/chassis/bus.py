@@ -1,0 +1,391 @@
+"""Events over NATS JetStream: streams and consumers declared here, publishing with an acknowledgement, pull loops.
+
+JetStream moves events and keeps none for us: every fact is in PostgreSQL first. So each use is idempotent, and an
+acknowledgement is sent only after the commit of what the event caused.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import nats
+from google.protobuf.message import DecodeError, Message
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext, api
+from nats.js.errors import NotFoundError
+
+from services.chassis import log
+from services.chassis.dead_letters import DeadLetters
+from services.chassis.errors import Unavailable
+
+_LOG = log.get(__name__)
+
+EventMessage = Message
+M = TypeVar("M", bound=Message)
+
+# Longer than any retry of a publisher takes; the ids live in the server's memory.
+_DUPLICATE_WINDOW_SECONDS = 600.0
+_MAX_AGE_SECONDS = 14 * 24 * 3600.0
+_MAX_MESSAGE_BYTES = 1024 * 1024
+_PUBLISH_SECONDS = 5.0
+_ACK_WAIT_SECONDS = 30.0
+_MAX_ACK_PENDING = 1000
+_ATTEMPTS_BEFORE_DEAD_LETTER = 5
+_RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0)
+# How long a reader gathers after the first event: a round of one costs as much as a round of fifty.
+_GATHER_SECONDS = 0.1
+_MOST_AT_ONCE = 16
+_LINGER_SECONDS = 5.0
+
+
+def subject_for(message: Any) -> str:
+    """Returns the subject of an event by its descriptor: "a.v1.OpensRecorded" goes to "a.v1.opens.recorded"."""
+    words: list[str] = []
+    for char in message.name:
+        if char.isupper():
+            words.append(char.lower())
+        else:
+            words[-1] += char
+    return f"{message.file.package}.{'-'.join(words[:-1])}.{words[-1]}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The stream of one publishing service; its subjects are the events of one package."""
+
+    name: str
+    package: str
+    max_bytes: int
+
+    def config(self) -> api.StreamConfig:
+        """Limits retention, so that it can be read again; full means refused, never that unread events go."""
+        return api.StreamConfig(
+            name=self.name,
+            subjects=[f"{self.package}.>"],
+            retention=api.RetentionPolicy.LIMITS,
+            storage=api.StorageType.FILE,
+            discard=api.DiscardPolicy.NEW,
+            max_age=_MAX_AGE_SECONDS,
+            max_bytes=self.max_bytes,
+            max_msg_size=_MAX_MESSAGE_BYTES,
+            max_msgs=-1,
+            max_consumers=-1,
+            num_replicas=1,
+            duplicate_window=_DUPLICATE_WINDOW_SECONDS,
+            deny_delete=True,
+            deny_purge=True,
+        )
+
+
+_GIB = 1024**3
+# All streams of the product. Each is made by whoever comes first, so that a reader need not wait for a publisher.
+STREAMS = {
+    stream.name: stream
+    for stream in (
+        Stream("AUTH", "opennotice.auth.v1", _GIB),
+        Stream("ENRICHMENT", "opennotice.enrichment.v1", 8 * _GIB),
+        Stream("LINK", "opennotice.link.v1", 4 * _GIB),
+        Stream("TRACKING", "opennotice.tracking.v1", 8 * _GIB),
+    )
+}
+# What must agree between what we ask for and what is there; the rest the server fills in.
+_STREAM_FIELDS = (
+    "subjects", "retention", "storage", "discard", "max_age", "max_bytes", "max_msg_size", "num_replicas",
+    "duplicate_window", "deny_delete", "deny_purge",
+)  # fmt: skip
+_CONSUMER_FIELDS = ("ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An event ready to be sent."""
+
+    subject: str
+    message_type: str
+    message_id: str
+    payload: bytes
+
+
+class Bus:
+    """The connection of one process to NATS. Made at once, connected when the server is there, for ever."""
+
+    def __init__(self, url: str, name: str, streams: Sequence[str] = ()) -> None:
+        """`streams` are those that this process publishes to or reads from."""
+        self._url = url
+        self._name = name
+        self._streams = [STREAMS[stream] for stream in streams]
+        self._client: Client | None = None
+        self._js: JetStreamContext | None = None
+        self._ready = asyncio.Event()
+        self._recreated = False
+        self.closed = asyncio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server answers and all streams are there."""
+        return self._ready.is_set() and self._client is not None and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """The plain NATS client, for events that need no stream."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable("BUS_AWAY", "NATS does not answer now; try again")
+        return self._client
+
+    @property
+    def js(self) -> JetStreamContext:
+        """JetStream of the connection."""
+        if self._js is None or not self.is_connected:
+            raise Unavailable("BUS_AWAY", "NATS does not answer now; try again")
+        return self._js
+
+    async def connected(self) -> None:
+        """Waits until the server is there and all streams are as declared."""
+        await self._ready.wait()
+
+    def take_recreated(self) -> bool:
+        """Tells once whether a stream had to be made although the process had published before."""
+        taken, self._recreated = self._recreated, False
+        return taken
+
+    async def run(self) -> None:
+        """Connects, keeps the streams as declared, returns only when the connection is closed for good."""
+        if self._client is None:
+            self._client = await self._connect()
+            self._js = self._client.jetstream(timeout=_PUBLISH_SECONDS)
+        while not self.closed.is_set():
+            if self._client.is_connected:
+                for stream in self._streams:
+                    await self._declare(stream)
+                self._ready.set()
+            try:
+                # Now and then, because a volume may be lost and an operator may change a stream while we run.
+                async with asyncio.timeout(10):
+                    await self.closed.wait()
+            except TimeoutError:
+                continue
+        raise Unavailable("BUS_CLOSED", "the connection to NATS is closed for good")
+
+    async def close(self) -> None:
+        """Sends what is under way and closes."""
+        if self._client is not None and not self._client.is_closed:
+            try:
+                async with asyncio.timeout(5):
+                    await self._client.drain()
+            except (TimeoutError, NatsError):
+                await self._client.close()
+
+    async def _connect(self) -> Client:
+        async def on_error(error: Exception) -> None:
+            # Refused permissions arrive only here.
+            _LOG.warning("nats", error=type(error).__name__)
+
+        async def on_closed() -> None:
+            self.closed.set()
+
+        return await nats.connect(
+            self._url,
+            name=self._name,
+            # The library's default gives up for good after two minutes and notices a frozen server after four.
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            connect_timeout=3,
+            # While disconnected a publish fails at once; the outbox still has the row.
+            pending_size=0,
+            error_cb=on_error,
+            closed_cb=on_closed,
+        )
+
+    async def _declare(self, stream: Stream) -> None:
+        wanted = stream.config()
+        assert self._js is not None
+        try:
+            there = (await self._js.stream_info(stream.name)).config
+        except NotFoundError:
+            await self._js.add_stream(wanted)
+            self._recreated = True
+            _LOG.info("stream made", stream=stream.name)
+            return
+        if drift := [field for field in _STREAM_FIELDS if getattr(there, field) != getattr(wanted, field)]:
+            _LOG.warning("stream differs and is corrected", stream=stream.name, fields=drift)
+            await self._js.update_stream(wanted)
+
+    async def publish(self, message: EventMessage, message_id: str) -> None:
+        """Publishes an event and returns when the server has it on disk."""
+        descriptor = message.DESCRIPTOR
+        await self.send(
+            Outgoing(subject_for(descriptor), descriptor.full_name, message_id, message.SerializeToString())
+        )
+
+    async def send(self, event: Outgoing) -> None:
+        """Publishes a serialized event; a time-out means unknown, so send it again with the same id."""
+        headers = {
+            "Nats-Msg-Id": event.message_id,
+            "Content-Type": "application/x-protobuf",
+            "Opennotice-Type": event.message_type,
+        }
+        await self.js.publish(event.subject, event.payload, timeout=_PUBLISH_SECONDS, headers=headers)
+
+
+@dataclass(frozen=True)
+class Received(Generic[M]):
+    """One event as it was read."""
+
+    message: M
+    attempts: int
+    sequence: int
+
+
+class Keeps(Protocol):
+    """Where events go that cannot be taken in."""
+
+    async def keep(
+        self, *, consumer: str, subject: str, message_type: str, payload: bytes, error: BaseException, attempts: int
+    ) -> None:
+        """Keeps one."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is somebody's absence rather than the event's fault; such a one never makes a dead letter."""
+    if isinstance(error, Unavailable | TimeoutError | ConnectionError | NatsError):
+        return True
+    return type(error).__module__.startswith("psycopg") and type(error).__name__ in {
+        "OperationalError", "PoolTimeout", "PoolClosed", "AdminShutdown", "CrashShutdown", "CannotConnectNow",
+        "ConnectionTimeout", "ConnectionFailure", "TooManyRequests", "DeadlockDetected", "SerializationFailure",
+        "LockNotAvailable", "QueryCanceled",
+    }  # fmt: skip
+
+
+class Consumer(Generic[M]):
+    """Reads one kind of event for one use, in packs, until the process ends."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        stream: str,
+        durable: str,
+        message: type[M],
+        handle: Callable[[list[Received[M]]], Awaitable[None]],
+        dead_letters: DeadLetters | Keeps,
+    ) -> None:
+        """`handle` commits before it returns. `durable` is named for its user: "reporting-opens-enriched-v1"."""
+        self._bus = bus
+        self._stream = stream
+        self._durable = durable
+        self._message = message
+        self._handle = handle
+        self._dead_letters = dead_letters
+        self._subject = subject_for(message.DESCRIPTOR)
+
+    async def run(self) -> None:
+        """Reads for ever. Raises when NATS is away; the frame starts it again after a pause."""
+        await self._bus.connected()
+        await self._declare()
+        reader = await self._bus.js.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
+        try:
+            while True:
+                if messages := await _gather(reader):
+                    await self._take(messages)
+                elif not self._bus.is_connected:
+                    raise Unavailable("BUS_AWAY", "NATS does not answer now")
+                else:
+                    # A consumer that was deleted gives no error to a pull, only silence.
+                    await self._declare()
+        finally:
+            try:
+                await reader.unsubscribe()
+            except NatsError:
+                _LOG.debug("reader was closed already", consumer=self._durable)
+
+    def _config(self) -> api.ConsumerConfig:
+        return api.ConsumerConfig(
+            durable_name=self._durable,
+            name=self._durable,
+            deliver_policy=api.DeliverPolicy.ALL,
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=_ACK_WAIT_SECONDS,
+            # The server's own limit would leave the event in the stream where nobody looks.
+            max_deliver=-1,
+            max_ack_pending=_MAX_ACK_PENDING,
+            filter_subject=self._subject,
+        )
+
+    async def _declare(self) -> None:
+        wanted = self._config()
+        try:
+            there = (await self._bus.js.consumer_info(self._stream, self._durable)).config
+        except NotFoundError:
+            await self._bus.js.add_consumer(self._stream, wanted)
+            return
+        if drift := [field for field in _CONSUMER_FIELDS if getattr(there, field) != getattr(wanted, field)]:
+            _LOG.warning("consumer differs and is corrected", consumer=self._durable, fields=drift)
+            await self._bus.js.add_consumer(self._stream, wanted)
+
+    async def _take(self, messages: list[Msg]) -> None:
+        readable: list[tuple[Msg, Received[M]]] = []
+        for message in messages:
+            try:
+                readable.append((message, self._read(message)))
+            except (DecodeError, ValueError) as error:
+                await self._fail(message, error, final=True)
+        if not readable:
+            return
+        try:
+            await self._handle([received for _, received in readable])
+        except Exception as error:
+            if is_passing(error):
+                _LOG.warning("reading waits", consumer=self._durable, error=type(error).__name__)
+                await asyncio.gather(*(message.nak(delay=_RETRY_SECONDS[0]) for message, _ in readable))
+                await asyncio.sleep(_RETRY_SECONDS[0])
+            elif len(readable) == 1:
+                await self._fail(readable[0][0], error)
+            else:
+                for message, _ in readable:
+                    await self._take([message])
+            return
+        await asyncio.gather(*(message.ack() for message, _ in readable))
+
+    def _read(self, message: Msg) -> Received[M]:
+        said = (message.headers or {}).get("Opennotice-Type", self._message.DESCRIPTOR.full_name)
+        if said != self._message.DESCRIPTOR.full_name:
+            raise ValueError(f"is of another type than its subject says: {said[:200]}")
+        parsed = self._message.FromString(message.data)
+        return Received(parsed, message.metadata.num_delivered, message.metadata.sequence.stream)
+
+    async def _fail(self, message: Msg, error: Exception, *, final: bool = False) -> None:
+        attempts = message.metadata.num_delivered
+        _LOG.error("event refused", consumer=self._durable, attempts=attempts, exc_info=error)
+        if final or attempts >= _ATTEMPTS_BEFORE_DEAD_LETTER:
+            try:
+                await self._dead_letters.keep(
+                    consumer=self._durable,
+                    subject=message.subject,
+                    message_type=(message.headers or {}).get("Opennotice-Type", "")[:200],
+                    payload=message.data,
+                    error=error,
+                    attempts=attempts,
+                )
+            except Exception as keeping:
+                _LOG.error("dead letter could not be kept; the event stays", exc_info=keeping)
+            else:
+                await message.ack()
+                return
+        await message.nak(delay=_RETRY_SECONDS[min(attempts, len(_RETRY_SECONDS)) - 1])
+
+
+async def _gather(reader: Any) -> list[Msg]:
+    """Waits for one event, then a moment for more; an empty list when nothing came."""
+    try:
+        found: list[Msg] = await reader.fetch(1, timeout=_LINGER_SECONDS)
+    except TimeoutError:
+        return []
+    try:
+        return found + list(await reader.fetch(_MOST_AT_ONCE - 1, timeout=_GATHER_SECONDS))
+    except TimeoutError:
+        return found

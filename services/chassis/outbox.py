@@ -1,0 +1,113 @@
+"""The outbox: an event is committed with the change it tells of, and published afterwards.
+
+Each service with events has a table `outbox` in its own schema (README.md of this folder). A row leaves in the order of
+its id as far as one relay goes; several relays may run at once and share the work.
+"""
+
+import asyncio
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+from psycopg import sql
+
+from services.chassis import log
+from services.chassis.bus import Bus, EventMessage, Outgoing, subject_for
+from services.chassis.postgres import Connection, Database
+
+_LOG = log.get(__name__)
+_MOST_AT_ONCE = 200
+# How long a row may lie when nobody woke the relay: another replica's row, or one left by a crash.
+_IDLE_SECONDS = 1.0
+
+
+async def add(conn: Connection, schema: str, message: EventMessage, event_id: UUID) -> None:
+    """Puts an event into the outbox, inside the transaction of the change it tells of."""
+    query = sql.SQL("insert into {} (event_id, subject, message_type, payload) values (%s, %s, %s, %s)")
+    values = (event_id, subject_for(message.DESCRIPTOR), message.DESCRIPTOR.full_name, message.SerializeToString())
+    await conn.execute(query.format(sql.Identifier(schema, "outbox")), values)
+
+
+class Wakes(Protocol):
+    """Something that can be told that there is work."""
+
+    def wake(self) -> None:
+        """Tells it."""
+
+
+class Relay:
+    """Publishes what lies in the outbox of one schema."""
+
+    def __init__(self, database: Database, bus: Bus, schema: str, *, keep: timedelta = timedelta(0)) -> None:
+        """`keep` is how long published rows stay, to be published again when the stream has to be made anew."""
+        self._database = database
+        self._bus = bus
+        self._schema = schema
+        self._keep = keep
+        self._woken = asyncio.Event()
+        self._table = sql.Identifier(schema, "outbox")
+
+    def wake(self) -> None:
+        """Makes the relay look at once; called after a commit."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Publishes for ever. Raises when the database or NATS is away; the frame starts it again after a pause."""
+        await self._bus.connected()
+        if self._bus.take_recreated():
+            await self._publish_again()
+        while True:
+            self._woken.clear()
+            while await self._publish_some() == _MOST_AT_ONCE:
+                pass
+            if self._bus.take_recreated():
+                await self._publish_again()
+                continue
+            try:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await self._woken.wait()
+            except TimeoutError:
+                await self._forget_old()
+
+    async def _publish_some(self) -> int:
+        pick = sql.SQL(
+            "select id, event_id, subject, message_type, payload from {} where publish_time is null "
+            "order by id limit %s for update skip locked"
+        ).format(self._table)
+        async with self._database.transaction() as conn:
+            rows = await (await conn.execute(pick, (_MOST_AT_ONCE,))).fetchall()
+            if not rows:
+                return 0
+            sent = await asyncio.gather(
+                *(
+                    self._bus.send(
+                        Outgoing(subject=row[2], message_type=row[3], message_id=str(row[1]), payload=row[4])
+                    )
+                    for row in rows
+                ),
+                return_exceptions=True,
+            )
+            done = [row[0] for row, outcome in zip(rows, sent, strict=True) if not isinstance(outcome, BaseException)]
+            await conn.execute(self._after(), (done,))
+        failed = [outcome for outcome in sent if isinstance(outcome, BaseException)]
+        if failed:
+            # A row that was sent but not acknowledged goes again with the same id; readers take it once.
+            raise failed[0]
+        return len(rows)
+
+    def _after(self) -> sql.Composed:
+        if self._keep:
+            return sql.SQL("update {} set publish_time = now() where id = any(%s)").format(self._table)
+        return sql.SQL("delete from {} where id = any(%s)").format(self._table)
+
+    async def _publish_again(self) -> None:
+        again = sql.SQL("update {} set publish_time = null where publish_time is not null").format(self._table)
+        async with self._database.transaction() as conn:
+            count = (await conn.execute(again)).rowcount
+        _LOG.warning("stream was made anew; publishing again what is kept", schema=self._schema, rows=count)
+
+    async def _forget_old(self) -> None:
+        if self._keep:
+            forget = sql.SQL("delete from {} where publish_time < now() - %s").format(self._table)
+            async with self._database.transaction() as conn:
+                await conn.execute(forget, (self._keep,))
