@@ -16,14 +16,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bundle.embedded import Postgres, wait_until
 from bundle.program import account_for_postgres, free_port
+from services.chassis.migrate import migrate, role_names
 
-SERVICES = ("auth", "enrichment", "link", "reporting", "tracking")
-ROLES = (
-    *(f"{service}_{use}" for service in SERVICES for use in ("owner", "serve", "ingest")),
-    "auth_directory",
-    "link_directory",
-)
-_PASSWORDS = dict.fromkeys(ROLES, "only-for-tests")
+_PASSWORD = "only-for-tests"
 _numbers = itertools.count(1)
 
 
@@ -44,8 +39,8 @@ class Database:
     name: str
 
     def url(self, service: str, use: str) -> str:
-        """Returns the URL of a service's role: use is "serve", "ingest", "directory" or "owner"."""
-        return as_url(self.admin_url, user=f"{service}_{use}", password="only-for-tests")
+        """Returns the URL of a service's role: use is "serve", "ingest" or "directory"."""
+        return as_url(self.admin_url, user=f"{service}_{use}", password=_PASSWORD)
 
 
 def as_url(url: str, **changes: str) -> str:
@@ -66,7 +61,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="opennotice-tests-", dir=_quick_folder()))
     folder.chmod(0o711)
     account = account_for_postgres("nobody")
-    server = Postgres(folder / "postgres", free_port(), "only-for-tests", account)
+    server = Postgres(folder / "postgres", free_port(), _PASSWORD, account)
     server.prepare()
     program = server.program()
     with (folder / "log").open("w") as log:
@@ -85,11 +80,8 @@ def _template(postgres_server: str) -> Iterator[Database]:
     name = f"opennotice_template_{os.getpid()}"
     _execute(postgres_server, "drop database if exists {}", name)
     _execute(postgres_server, "create database {}", name)
-    # Imported here: a test that needs no database does not wait for the frame.
-    from services.chassis.migrate import migrate
-
     template = Database(as_url(postgres_server, dbname=name), name)
-    migrate(template.admin_url, _PASSWORDS)
+    migrate(template.admin_url, dict.fromkeys(role_names(), _PASSWORD))
     yield template
     _execute(postgres_server, "drop database {} with (force)", name)
 
