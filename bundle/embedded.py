@@ -208,7 +208,8 @@ class Nats:
             f"authorization {{ users: [{{user: opennotice, password: {json.dumps(self.password)}}}] }}\n"
             # The default syncs every two minutes and would lose acknowledged messages in a power cut.
             f"jetstream {{ store_dir: {json.dumps(str(self.folder))}, sync_interval: always\n"
-            f"  max_mem: 64MB, max_file: 4GB }}\n"
+            # Room for the limits of all streams together, which the server sets aside when they are made.
+            f"  max_mem: 64MB, max_file: 24GB }}\n"
         )
 
     def program(self) -> Program:

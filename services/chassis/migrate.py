@@ -57,7 +57,7 @@ def migrations_of(service: str, root: Path = SERVICES) -> list[Migration]:
 
 
 def role_names(root: Path = SERVICES) -> list[str]:
-    """Returns every role that signs in and so needs a password."""
+    """Returns every role that may sign in and so is given a password."""
     return [f"{service}_{kind}" for service in services_with_tables(root) for kind in LOGIN_ROLES]
 
 
@@ -72,8 +72,13 @@ def migrate(admin_url: str, passwords: Mapping[str, str], root: Path = SERVICES)
         _close_public(conn)
         for service in services_with_tables(root):
             _make_roles(conn, service, passwords)
-            applied += _apply(conn, service, root)
+            applied += _apply(conn, service, _kinds(service, passwords), root)
     return applied
+
+
+def _kinds(service: str, passwords: Mapping[str, str]) -> list[str]:
+    """Returns the roles of a service that sign in: those that were given a password."""
+    return [kind for kind in LOGIN_ROLES if f"{service}_{kind}" in passwords]
 
 
 @contextmanager
@@ -109,7 +114,7 @@ def _make_roles(conn: psycopg.Connection[Any], service: str, passwords: Mapping[
         conn.execute(sql.SQL("create role {} nologin").format(owner))
     # Needed where the administrator is not a superuser: to make the schema for the owner and to act as it.
     conn.execute(sql.SQL("grant {} to current_user").format(owner))
-    for kind in LOGIN_ROLES:
+    for kind in _kinds(service, passwords):
         name = f"{service}_{kind}"
         verb = "alter" if _scalar(conn, "select 1 from pg_roles where rolname = %s", name) else "create"
         conn.execute(
@@ -119,12 +124,12 @@ def _make_roles(conn: psycopg.Connection[Any], service: str, passwords: Mapping[
         )
         conn.execute(sql.SQL("grant connect on database {} to {}").format(database, sql.Identifier(name)))
     conn.execute(sql.SQL("create schema if not exists {} authorization {}").format(schema, owner))
-    for kind in LOGIN_ROLES:
+    for kind in _kinds(service, passwords):
         role = sql.Identifier(f"{service}_{kind}")
         conn.execute(sql.SQL("grant usage on schema {} to {}").format(schema, role))
 
 
-def _apply(conn: psycopg.Connection[Any], service: str, root: Path) -> list[str]:
+def _apply(conn: psycopg.Connection[Any], service: str, kinds: list[str], root: Path) -> list[str]:
     applied = []
     # The owner only for the time of its own files: what it makes must not belong to the administrator.
     conn.execute(sql.SQL("set role {}").format(sql.Identifier(f"{service}_owner")))
@@ -136,7 +141,7 @@ def _apply(conn: psycopg.Connection[Any], service: str, root: Path) -> list[str]
                 "apply_time timestamptz not null default now())"
             ).format(table)
         )
-        for kind in LOGIN_ROLES:
+        for kind in kinds:
             role = sql.Identifier(f"{service}_{kind}")
             conn.execute(sql.SQL("grant select on {} to {}").format(table, role))
         done = dict(conn.execute(sql.SQL("select name, sha256 from {}").format(table)).fetchall())
