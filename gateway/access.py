@@ -4,13 +4,9 @@ Every handler declares `permission="opens:read"` (or a word of this module) or `
 nothing keeps the gateway from starting, and would be refused if it did start.
 """
 
-import hashlib
-import hmac
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
-from uuid import UUID
 
 from litestar import Litestar, Request, Response
 from litestar.connection import ASGIConnection
@@ -35,9 +31,7 @@ API_PREFIX = "/api/"
 SESSION_PREFIX = "ons_"
 # What auth makes is shorter; anything longer is not worth a call (and must not become one).
 LONGEST_CREDENTIAL = 128
-AGENCY_SECONDS = 3.0
 _VISITOR = "visitor"
-_AGENCY = "agency"
 
 _log = log.get(__name__)
 
@@ -69,7 +63,6 @@ class Gate:
         self._connections = connections
         self._checker = checker
         self._exchanger = Exchanger(self._exchange, checker)
-        self._agencies: dict[UUID, tuple[float, auth_pb2.Agency]] = {}
 
     @property
     def cookie_name(self) -> str:
@@ -93,8 +86,6 @@ class Gate:
         is_public = handler.opt.get("public") is True
         visitor = await self._visitor_of(request, required=not is_public)
         request.state[_VISITOR] = visitor
-        if visitor is not None and visitor.kind == "session":
-            request.state[_AGENCY] = await self._agency_of(visitor)
         if not is_public:
             assert visitor is not None
             _check_permission(handler.opt.get("permission"), visitor.caller)
@@ -151,21 +142,6 @@ class Gate:
             await calls.ask(calls.auth.RecordAction, auth_pb2.RecordActionRequest(action=action))
         except ServiceError as error:
             _log.warning("a refused request could not be written to the audit log", reason=error.reason)
-
-    async def _agency_of(self, visitor: Visitor) -> auth_pb2.Agency:
-        """Returns the agency of a visitor: its name and time zone are on every page, and may be a few seconds old."""
-        agency_id, now_seconds = visitor.caller.agency, time.monotonic()
-        kept = self._agencies.get(agency_id)
-        if kept is None or now_seconds - kept[0] > AGENCY_SECONDS:
-            calls = self._connections.calls(visitor.identity_token)
-            kept = (now_seconds, await calls.ask(calls.auth.GetAgency, auth_pb2.GetAgencyRequest()))
-            self._agencies[agency_id] = kept
-        return kept[1]
-
-    def signature(self, visitor: Visitor | None, text: str) -> str:
-        """Signs what a browser keeps for us; it counts only in the session it was made in."""
-        session = visitor.credential if visitor else ""
-        return hmac.new(self._settings.cookie_key.encode(), f"{session}|{text}".encode(), hashlib.sha256).hexdigest()
 
     def csrf_token(self, visitor: Visitor | None) -> str:
         """Returns the token for the forms of a page; empty where nobody is signed in."""
@@ -232,12 +208,6 @@ def visitor_of(request: ASGIConnection[Any, Any, Any, Any]) -> Visitor | None:
     """Returns who sent a request; None where nobody is signed in, and before the guard ran."""
     visitor: Visitor | None = request.scope.get("state", {}).get(_VISITOR)
     return visitor
-
-
-def agency_of(request: ASGIConnection[Any, Any, Any, Any]) -> auth_pb2.Agency | None:
-    """Returns the agency of the person who is signed in; None where nobody is, and for an API key."""
-    agency: auth_pb2.Agency | None = request.scope.get("state", {}).get(_AGENCY)
-    return agency
 
 
 async def provide_visitor(request: Request[Any, Any, Any]) -> Visitor:
