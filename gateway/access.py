@@ -4,6 +4,8 @@ Every handler declares `permission="opens:read"` (or a word of this module) or `
 nothing keeps the gateway from starting, and would be refused if it did start.
 """
 
+import hashlib
+import hmac
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -142,6 +144,11 @@ class Gate:
             await calls.ask(calls.auth.RecordAction, auth_pb2.RecordActionRequest(action=action))
         except ServiceError as error:
             _log.warning("a refused request could not be written to the audit log", reason=error.reason)
+
+    def signature(self, visitor: Visitor | None, text: str) -> str:
+        """Signs what a browser keeps for us; it counts only in the session it was made in."""
+        session = visitor.credential if visitor else ""
+        return hmac.new(self._settings.cookie_key.encode(), f"{session}|{text}".encode(), hashlib.sha256).hexdigest()
 
     def csrf_token(self, visitor: Visitor | None) -> str:
         """Returns the token for the forms of a page; empty where nobody is signed in."""

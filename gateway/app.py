@@ -6,17 +6,18 @@ from urllib.parse import urlsplit
 from litestar import Litestar, Request, Response, get
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
+from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
+from litestar.template import TemplateConfig
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import access, pages
+from gateway import access, pages, rendering
 from gateway.access import API_PREFIX, Gate
 from gateway.api import openapi
 from gateway.api.routes import api_router
 from gateway.clients import Connections
 from gateway.errors import EXCEPTION_HANDLERS, PROBLEM_TYPE, Problem
-from gateway.pages.rendering import ADMIN_UI, assets_prefix
 from gateway.settings import GatewaySettings
 from services.chassis.identity import Checker
 from services.chassis.settings import is_loopback
@@ -117,9 +118,10 @@ async def start_page() -> Redirect:
 
 def create_app(settings: GatewaySettings, connections: Connections, checker: Checker) -> Litestar:
     """Makes the gateway; raises RouteWithoutRule when a route does not say who may call it."""
+    assets = f"/static/{rendering.static_version()}"
     static = create_static_files_router(
-        path=assets_prefix(),
-        directories=[ADMIN_UI / "static"],
+        path=assets,
+        directories=[rendering.STATIC],
         cache_control=CacheControlHeader(max_age=STATIC_SECONDS, public=True, immutable=True),
         opt={"public": True},
     )
@@ -132,12 +134,14 @@ def create_app(settings: GatewaySettings, connections: Connections, checker: Che
             "calls": Provide(access.provide_calls),
         },
         exception_handlers=EXCEPTION_HANDLERS,
+        template_config=TemplateConfig(instance=JinjaTemplateEngine.from_environment(rendering.environment())),
         openapi_config=openapi.config(),
         request_max_body_size=LARGEST_BODY_BYTES,
         state=State(
             {
                 "gate": Gate(settings, connections, checker),
                 "connections": connections,
+                "assets": assets,
                 "error_page": pages.error_page,
             }
         ),
