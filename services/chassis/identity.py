@@ -19,7 +19,7 @@ from joserfc.jwk import KeySet, OKPKey
 
 from services.chassis.errors import Unauthenticated
 
-ALGORITHM = "EdDSA"
+ALGORITHM = "Ed25519"
 LIFETIME = timedelta(seconds=60)
 # Between machines of one install; more would let a revoked credential live on.
 CLOCK_SKEW_SECONDS = 5

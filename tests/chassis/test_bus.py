@@ -1,0 +1,204 @@
+"""Events: committed with their change, moved by JetStream, taken in once, never lost on the way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from opennotice.auth.v1 import auth_pb2, events_pb2
+from opennotice.link.v1 import events_pb2 as link_events_pb2
+from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
+
+from services.chassis import outbox
+from services.chassis.bus import Bus, Consumer, Received, subject_for
+from services.chassis.dead_letters import DeadLetters
+from services.chassis.names import new_id
+from services.chassis.outbox import Relay
+from services.chassis.postgres import Database as Pool
+from tests.fix_postgres import Database
+
+FRAME = """
+create schema frame;
+create table frame.outbox (
+    id bigint generated always as identity primary key, event_id uuid not null, subject text not null,
+    message_type text not null, payload bytea not null, create_time timestamptz not null default now(),
+    publish_time timestamptz
+);
+create table frame.dead_letters (
+    id bigint generated always as identity primary key, consumer text not null, subject text not null,
+    message_type text not null, payload bytea not null, error text not null, attempts int not null,
+    create_time timestamptz not null default now()
+);
+"""
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[Pool]:
+    with psycopg.connect(database.admin_url, autocommit=True) as conn:
+        conn.execute(FRAME)
+    pool = Pool(database.admin_url, name="test")
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    bus = Bus(nats_url, "test", ["AUTH"])
+    running = asyncio.create_task(bus.run())
+    async with asyncio.timeout(10):
+        await bus.connected()
+    yield bus
+    await bus.close()
+    running.cancel()
+
+
+def agency_changed(name: str) -> events_pb2.AgencyChanged:
+    return events_pb2.AgencyChanged(event_id=str(new_id()), agency=auth_pb2.Agency(display_name=name))
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+    """Waits until a condition holds."""
+    async with asyncio.timeout(seconds):
+        while not (await found if asyncio.iscoroutine(found := condition()) else found):
+            await asyncio.sleep(0.02)
+
+
+def consumer(bus: Bus, pool: Pool, handle: Any) -> Consumer[events_pb2.AgencyChanged]:
+    return Consumer(
+        bus,
+        stream="AUTH",
+        durable="test-agency-changed-v1",
+        message=events_pb2.AgencyChanged,
+        handle=handle,
+        dead_letters=DeadLetters(pool, "frame"),
+    )
+
+
+def test_the_subject_is_derived_from_the_message() -> None:
+    assert subject_for(tracking_events_pb2.OpensRecorded.DESCRIPTOR) == "opennotice.tracking.v1.opens.recorded"
+    assert subject_for(link_events_pb2.DirectoryChanged.DESCRIPTOR) == "opennotice.link.v1.directory.changed"
+
+
+async def test_a_committed_event_arrives(bus: Bus, pool: Pool) -> None:
+    seen: list[str] = []
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        seen.extend(received.message.agency.display_name for received in batch)
+
+    relay = Relay(pool, bus, "frame")
+    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer(bus, pool, handle).run())]
+    async with pool.transaction() as conn:
+        await outbox.add(conn, "frame", agency_changed("kept"), new_id())
+    with pytest.raises(RuntimeError):
+        async with pool.transaction() as conn:
+            await outbox.add(conn, "frame", agency_changed("rolled back"), new_id())
+            raise RuntimeError
+    relay.wake()
+    await until(lambda: seen)
+    await asyncio.sleep(0.3)
+    assert seen == ["kept"]
+    async with pool.transaction() as conn:
+        assert await (await conn.execute("select count(*) from frame.outbox")).fetchone() == (0,)
+    for task in tasks:
+        task.cancel()
+
+
+async def test_the_same_event_id_is_stored_once_by_the_stream(bus: Bus) -> None:
+    message = agency_changed("once")
+    for _ in range(5):
+        await bus.publish(message, message.event_id)
+    assert (await bus.js.stream_info("AUTH")).state.messages == 1
+
+
+async def test_a_bad_event_does_not_stop_the_others_and_is_kept(
+    bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.05, 0.05, 0.05, 0.05))
+    seen: list[str] = []
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        if any(received.message.agency.display_name == "poison" for received in batch):
+            raise ValueError("cannot take this one")
+        seen.extend(received.message.agency.display_name for received in batch)
+
+    for name in ("a", "poison", "b"):
+        await bus.publish(agency_changed(name), str(new_id()))
+    await bus.client.publish("opennotice.auth.v1.agency.changed", b"\xff garbage")
+    letters = DeadLetters(pool, "frame")
+    task = asyncio.create_task(consumer(bus, pool, handle).run())
+
+    async def two_are_kept() -> bool:
+        return await letters.count() == 2
+
+    await until(two_are_kept, 20)
+    assert sorted(set(seen)) == ["a", "b"]
+    async with pool.transaction() as conn:
+        rows = await (
+            await conn.execute("select payload, error, attempts from frame.dead_letters order by attempts")
+        ).fetchall()
+    assert rows[0][0] == b"\xff garbage"
+    assert "cannot take this one" in rows[1][1]
+    assert rows[1][2] == 5
+    info = await bus.js.consumer_info("AUTH", "test-agency-changed-v1")
+    await until(lambda: _nothing_waits(bus))
+    assert info.config.max_deliver == -1
+    task.cancel()
+
+
+async def _nothing_waits(bus: Bus) -> bool:
+    info = await bus.js.consumer_info("AUTH", "test-agency-changed-v1")
+    return info.num_ack_pending == 0 and info.num_pending == 0
+
+
+async def test_absence_of_the_store_never_makes_a_dead_letter(
+    bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.02,))
+    tries = 0
+    done = False
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        nonlocal tries, done
+        tries += 1
+        if tries < 9:
+            raise psycopg.OperationalError("the server closed the connection")
+        done = True
+
+    await bus.publish(agency_changed("x"), str(new_id()))
+    task = asyncio.create_task(consumer(bus, pool, handle).run())
+    await until(lambda: done, 20)
+    assert await DeadLetters(pool, "frame").count() == 0
+    task.cancel()
+
+
+async def test_a_deleted_stream_is_made_again_and_filled_from_the_outbox(bus: Bus, pool: Pool) -> None:
+    relay = Relay(pool, bus, "frame", keep=timedelta(days=1))
+    task = asyncio.create_task(relay.run())
+    async with pool.transaction() as conn:
+        await outbox.add(conn, "frame", agency_changed("a"), new_id())
+    relay.wake()
+
+    async def stored() -> bool:
+        return bool((await bus.js.stream_info("AUTH")).state.messages == 1)
+
+    await until(stored)
+    await bus.js.delete_stream("AUTH")
+    from services.chassis.bus import STREAMS
+
+    await bus._declare(STREAMS["AUTH"])
+    await until(stored)
+    task.cancel()
+
+
+async def test_a_stream_that_was_changed_by_hand_is_corrected(bus: Bus) -> None:
+    from services.chassis.bus import STREAMS
+
+    config = STREAMS["AUTH"].config()
+    config.max_age = 60
+    config.duplicate_window = 30
+    await bus.js.update_stream(config)
+    await bus._declare(STREAMS["AUTH"])
+    assert (await bus.js.stream_info("AUTH")).config.max_age == 14 * 24 * 3600
