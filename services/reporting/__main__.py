@@ -25,7 +25,7 @@ from services.reporting.watch import Watchers
 SCHEMA = "reporting"
 
 
-def export_of(process: Process, stub: link_pb2_grpc.LinkServiceStub) -> Export:
+def export_of(process: Process, stub: "link_pb2_grpc.LinkServiceAsyncStub") -> Export:
     """Returns how the directory of link is asked for, as this process."""
 
     async def export(request: link_pb2.ExportDirectoryRequest) -> AsyncIterator[link_pb2.DirectoryEntries]:
@@ -35,7 +35,7 @@ def export_of(process: Process, stub: link_pb2_grpc.LinkServiceStub) -> Export:
     return export
 
 
-def read_events(process: Process, ingest: Database, bus: Bus, link: link_pb2_grpc.LinkServiceStub) -> None:
+def read_events(process: Process, ingest: Database, bus: Bus, link: "link_pb2_grpc.LinkServiceAsyncStub") -> None:
     """Adds the loops that take in opens and copies."""
     dead_letters = DeadLetters(ingest, SCHEMA)
     arrivals = Arrivals(ingest, dead_letters, Announcer(bus))

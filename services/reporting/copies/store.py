@@ -123,11 +123,9 @@ async def put(conn: Connection, copies: Sequence[Copy]) -> None:
     for kind, table in _TABLES.items():
         newest: dict[UUID, Copy] = {}
         columns = [field.name for field in dataclasses.fields(kind)]
-        for copy in copies:
-            key = getattr(copy, columns[0])
-            # One statement cannot change a row twice.
-            if type(copy) is kind and (key not in newest or newest[key].revision < copy.revision):
-                newest[key] = copy
+        # One statement cannot change a row twice, so only the newest of each object goes into it.
+        for copy in sorted((copy for copy in copies if type(copy) is kind), key=lambda copy: copy.revision):
+            newest[getattr(copy, columns[0])] = copy
         if newest:
             values = [[getattr(copy, column) for copy in newest.values()] for column in columns]
             await conn.execute(_upsert(table, columns), values)

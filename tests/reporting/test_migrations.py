@@ -1,0 +1,2 @@
+def test_up(database):
+    assert database
