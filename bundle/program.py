@@ -40,12 +40,12 @@ def account_for_postgres(name: str) -> Account | None:
     return Account(name, entry.pw_uid, entry.pw_gid)
 
 
-def reachable(path: Path, account: Account | None) -> bool:
-    """Tells whether an account may pass every folder above a path and read it."""
+def reachable(path: Path, account: Account | None, wanted: int = 0o5) -> bool:
+    """Tells whether an account may pass every folder above a path, and do with it what is wanted (read and pass)."""
     if account is None:
         return True
     steps = [path, *path.parents]
-    return all(_may(step, account, 0o5 if step == path else 0o1) for step in steps)
+    return all(_may(step, account, wanted if step == path else 0o1) for step in steps)
 
 
 def _may(path: Path, account: Account, wanted: int) -> bool:

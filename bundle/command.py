@@ -1,0 +1,276 @@
+"""The `opennotice` command: what an operator types."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from bundle.auth_calls import AuthCalls, CallRefused
+from bundle.home import Home, read_json
+from bundle.processes import OWN
+from bundle.program import HostFault
+from bundle.run import run as run_bundle
+from bundle.settings import BundleSettings, email, load_bundle_settings
+from bundle.terminal import Terminal
+from services.chassis.settings import SettingsFault
+
+F = TypeVar("F", bound=Callable[..., Any])
+ROLES = ("admin", "manager", "supervisor", "clerk", "auditor")
+PROCESSES = ("auth", "link", "tracking", "enrichment", "reporting", "gateway", "nats", "postgres")
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
+_agency = click.option("--agency", metavar="agencies/…", help="Which agency; the first one when left out.")
+
+
+def main() -> None:
+    """Runs the command; what an operator can put right is told in lines, not in tracebacks."""
+    try:
+        opennotice.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as fault:
+        fault.show()
+        sys.exit(fault.exit_code)
+    except SettingsFault as fault:
+        _complain("settings", fault.faults)
+        sys.exit(2)
+    except (HostFault, CallRefused) as fault:
+        _complain("opennotice", str(fault).splitlines())
+        sys.exit(1)
+
+
+def _complain(source: str, lines: list[str]) -> None:
+    for line in lines:
+        print(f"{source}: {line}", file=sys.stderr)
+
+
+def _calls(command: F) -> F:
+    """Gives a command what it needs to talk to auth of a running bundle."""
+
+    @wraps(command)
+    def with_calls(*arguments: Any, **options: Any) -> Any:
+        settings = load_bundle_settings()
+        return command(AuthCalls(running_home(settings), settings), *arguments, **options)
+
+    return with_calls  # type: ignore[return-value]
+
+
+def running_home(settings: BundleSettings) -> Home:
+    """Returns the home; refuses when nothing runs on it."""
+    home = Home(settings.home)
+    if not home.is_running():
+        raise HostFault(f"nothing runs with the home {home.root}; start it with `make run`, or set OPENNOTICE_HOME")
+    return home
+
+
+def _chosen(auth: AuthCalls, agency: str | None) -> str:
+    if agency:
+        return agency
+    agencies = auth.agencies()
+    if not agencies:
+        raise HostFault("there is no agency yet; make one with `opennotice agency create`")
+    return agencies[0].name
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def opennotice() -> None:
+    """Tells a court agency whether, when and how a person opened the notice they were sent."""
+
+
+@opennotice.command()
+@click.option("--verbose", is_flag=True, help="Show every line of every process, not only what needs attention.")
+def run(verbose: bool) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    settings = load_bundle_settings()
+    asyncio.run(run_bundle(settings, Terminal(every_line=verbose)))
+
+
+@opennotice.command()
+def demo() -> None:
+    """Load an agency with sample portals, clients, messages, links and opens."""
+    from bundle.demo import load_demo
+
+    settings = load_bundle_settings()
+    load_demo(running_home(settings), settings, print)
+
+
+@opennotice.command()
+@_json
+def status(as_json: bool) -> None:
+    """Show what runs."""
+    settings = load_bundle_settings()
+    home = Home(settings.home)
+    running = home.is_running()
+    found = {entry["name"]: entry for entry in read_json(home.status).get("processes", [])} if running else {}
+    processes = [found[name] for name in PROCESSES if name in found]
+    if as_json:
+        print(json.dumps({"processes": processes}, indent=1))
+    elif running:
+        for entry in processes:
+            told = f"pid {entry['pid'] or '-':<8} restarts {entry['restarts']:<4}"
+            print(f"{entry['name']:<11} {entry['state']:<9} {told} {entry['address']}")
+    if not running:
+        raise HostFault(f"nothing runs with the home {home.root}")
+    if any(entry["state"] != "ready" for entry in processes) or len(processes) < len(OWN):
+        sys.exit(1)
+
+
+@opennotice.group()
+def agency() -> None:
+    """Agencies of this install."""
+
+
+@agency.command("create")
+@click.option("--name", required=True, help="Name of the agency as staff see it.")
+@click.option("--admin-email", required=True, help="E-mail address of its first administrator.")
+@_json
+@_calls
+def agency_create(auth: AuthCalls, name: str, admin_email: str, as_json: bool) -> None:
+    """Make an agency with its first administrator."""
+    made, password = auth.create_agency(name, _checked_email(admin_email))
+    if as_json:
+        print(json.dumps({"name": made, "admin_password": password}))
+        return
+    print(f"made {made}\nadministrator {admin_email}\npassword      {password}   (shown once)")
+
+
+@agency.command("list")
+@_json
+@_calls
+def agency_list(auth: AuthCalls, as_json: bool) -> None:
+    """List the agencies, the oldest first."""
+    agencies = auth.agencies()
+    if as_json:
+        print(json.dumps({"agencies": [{"name": one.name, "display_name": one.display_name} for one in agencies]}))
+        return
+    for one in agencies:
+        print(f"{one.name}  {one.display_name}")
+
+
+@opennotice.group("api-key")
+def api_key() -> None:
+    """Keys of other court systems."""
+
+
+@api_key.command("create")
+@click.option("--name", required=True, help="What the key is for.")
+@click.option("--scopes", required=True, help="Permissions with commas between, for example opens:read; or all.")
+@_agency
+@_json
+@_calls
+def api_key_create(auth: AuthCalls, name: str, scopes: str, agency: str | None, as_json: bool) -> None:
+    """Make a key; it is shown once."""
+    wanted = [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    made, secret = auth.create_api_key(_chosen(auth, agency), name, wanted)
+    if as_json:
+        print(json.dumps({"key": secret}))
+        return
+    print(f"made {made}\nkey  {secret}   (shown once)")
+
+
+@api_key.command("list")
+@_agency
+@_json
+@_calls
+def api_key_list(auth: AuthCalls, agency: str | None, as_json: bool) -> None:
+    """List the keys, the newest first, without their secrets."""
+    keys = auth.api_keys(_chosen(auth, agency))
+    if as_json:
+        rows = [
+            {"name": key.name, "display_name": key.display_name, "scopes": list(key.scopes), "revoked": key.revoked}
+            for key in keys
+        ]
+        print(json.dumps({"api_keys": rows}))
+        return
+    for key in keys:
+        print(f"{key.name}  {'revoked' if key.revoked else 'active':<8} {key.display_name}  ({' '.join(key.scopes)})")
+
+
+@api_key.command("revoke")
+@click.argument("name", metavar="apiKeys/…")
+@_agency
+@_calls
+def api_key_revoke(auth: AuthCalls, name: str, agency: str | None) -> None:
+    """End a key; it is refused everywhere within 5 seconds."""
+    auth.revoke_api_key(_chosen(auth, agency), name)
+    print(f"revoked {name}")
+
+
+@opennotice.group()
+def user() -> None:
+    """People who sign in."""
+
+
+@user.command("create")
+@click.option("--email", "address", required=True, help="E-mail address; unique in the install.")
+@click.option("--name", required=True, help="Name as others see it.")
+@click.option("--role", type=click.Choice(ROLES), required=True)
+@_agency
+@_json
+@_calls
+def user_create(auth: AuthCalls, address: str, name: str, role: str, agency: str | None, as_json: bool) -> None:
+    """Make a user; their first password is shown once."""
+    made, password = auth.create_user(_chosen(auth, agency), _checked_email(address), name, role)
+    if as_json:
+        print(json.dumps({"name": made.name, "password": password}))
+        return
+    print(f"made {made.name}\npassword {password}   (shown once)")
+
+
+@user.command("list")
+@_agency
+@_json
+@_calls
+def user_list(auth: AuthCalls, agency: str | None, as_json: bool) -> None:
+    """List the users of an agency."""
+    users = auth.users(_chosen(auth, agency))
+    if as_json:
+        print(json.dumps({"users": [vars(one) for one in users]}))
+        return
+    for one in users:
+        print(f"{one.email:<36} {one.role:<11} {one.state:<9} {one.display_name}")
+
+
+@user.command("unlock")
+@click.argument("email")
+@_calls
+def user_unlock(auth: AuthCalls, email: str) -> None:
+    """Unlock an account that failed sign-ins have locked."""
+    agency, found = _find_user(auth, email)
+    auth.unlock(agency, found)
+    print(f"unlocked {email}")
+
+
+@user.command("reset-password")
+@click.argument("email")
+@_json
+@_calls
+def user_reset_password(auth: AuthCalls, email: str, as_json: bool) -> None:
+    """Give a user a new password, shown once; it ends their sessions."""
+    agency, found = _find_user(auth, email)
+    password = auth.reset_password(agency, found)
+    print(json.dumps({"password": password}) if as_json else f"password {password}   (shown once)")
+
+
+def _find_user(auth: AuthCalls, address: str) -> tuple[str, str]:
+    """Returns the agency and the name of a user; an e-mail address is unique in the install."""
+    for one in auth.agencies():
+        for found in auth.users(one.name):
+            if found.email.lower() == address.lower():
+                return one.name, found.name
+    raise HostFault(f"there is no user with the e-mail address {address}")
+
+
+def _checked_email(address: str) -> str:
+    try:
+        return email(address)
+    except ValueError as error:
+        raise HostFault(f"{address!r} {error}") from None
+
+
+if __name__ == "__main__":
+    main()
