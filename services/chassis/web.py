@@ -22,6 +22,8 @@ def web_server(app: Any, *, drain_seconds: int, **options: Any) -> WebServer:
     return WebServer(
         uvicorn.Config(
             app,
+            # Said, not guessed: a bound method would be taken for the older kind of application.
+            interface="asgi3",
             http="httptools",
             loop="none",
             ws="none",
