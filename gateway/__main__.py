@@ -11,28 +11,25 @@ from services.chassis.web import listening_socket
 DRAIN_SECONDS = 3
 
 
-def main() -> None:
-    """Reads the settings and serves until SIGTERM."""
-    settings = load_or_exit(GatewaySettings)
-
-    async def wire(process: Process) -> None:
-        connections = connect(
-            auth=process.channel(settings.auth_address),
-            link=process.channel(settings.link_address),
-            tracking=process.channel(settings.tracking_address),
-            enrichment=process.channel(settings.enrichment_address),
-            reporting=process.channel(settings.reporting_address),
-            signer=process.signer,
-        )
-        app = create_app(settings, connections, process.checker)
-        try:
-            listener = listening_socket(settings.staff_bind.host, settings.staff_bind.port)
-        except OSError as error:
-            raise StartFault(f"cannot listen on {settings.staff_bind}: {error.strerror}") from None
-        process.serve_web(app, [listener], drain_seconds=DRAIN_SECONDS)
-
-    run("gateway", settings, wire)
+async def wire(process: Process) -> None:
+    """Builds the gateway."""
+    settings = process.settings
+    assert isinstance(settings, GatewaySettings)
+    connections = connect(
+        auth=process.channel(settings.auth_address),
+        link=process.channel(settings.link_address),
+        tracking=process.channel(settings.tracking_address),
+        enrichment=process.channel(settings.enrichment_address),
+        reporting=process.channel(settings.reporting_address),
+        signer=process.signer,
+    )
+    app = create_app(settings, connections, process.checker)
+    try:
+        listener = listening_socket(settings.staff_bind.host, settings.staff_bind.port)
+    except OSError as error:
+        raise StartFault(f"cannot listen on {settings.staff_bind}: {error.strerror}") from None
+    process.serve_web(app, [listener], drain_seconds=DRAIN_SECONDS)
 
 
 if __name__ == "__main__":
-    main()
+    run("gateway", load_or_exit(GatewaySettings), wire)

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 from litestar import Litestar, Request, Response
@@ -64,7 +65,8 @@ class Gate:
         self._settings = settings
         self._connections = connections
         self._checker = checker
-        self._exchanger = Exchanger(self._exchange, checker)
+        self._exchanger = Exchanger(partial(self._exchange, passive=False), checker)
+        self._passive = Exchanger(partial(self._exchange, passive=True), checker)
 
     @property
     def cookie_name(self) -> str:
@@ -83,8 +85,16 @@ class Gate:
         token = await self._exchanger.token_for(credential, source_address)
         return Visitor(self._checker.check(token), token, credential, kind)
 
+    async def still_there(self, visitor: Visitor, source_address: str) -> Visitor:
+        """Returns a visitor with a fresh identity; raises Unauthenticated when the session or key has ended.
+
+        Nobody did anything: a page that is merely open must not keep a session from ending for idleness.
+        """
+        token = await self._passive.token_for(visitor.credential, source_address)
+        return Visitor(self._checker.check(token), token, visitor.credential, visitor.kind)
+
     async def admit(self, request: Request[Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Lets a request pass to its handler, or raises; what a handler needs to know is left in the request's state."""
+        """Lets a request pass to its handler, or raises; leaves who is asking in the state of the request."""
         is_public = handler.opt.get("public") is True
         visitor = await self._visitor_of(request, required=not is_public)
         request.state[_VISITOR] = visitor
@@ -122,10 +132,12 @@ class Gate:
             why = await csrf.token_fault(request, self._settings.cookie_key, visitor.credential)
         if why is not None:
             await self._record_forgery(request, visitor, why)
-            raise PermissionDenied("CSRF_REFUSED", "this form is out of date or was not sent by this site; load the page again")
+            raise PermissionDenied(
+                "CSRF_REFUSED", "this form is out of date or was not sent by this site; load the page again"
+            )
 
     async def _record_forgery(self, request: Request[Any, Any, Any], visitor: Visitor | None, why: str) -> None:
-        """Tells the audit log. The request is refused either way, so an auth that is away must not turn 403 into 503."""
+        """Tells the audit log; the request is refused either way, also while auth is away."""
         if visitor is None:
             return
         action = audit_pb2.Action(
@@ -171,11 +183,18 @@ class Gate:
                 await calls.ask(calls.auth.SignOut, auth_pb2.SignOutRequest(token=session))
             finally:
                 self._exchanger.forget(session)
+                self._passive.forget(session)
 
     def cookie(self, name: str, value: str, seconds: int | None = None) -> Cookie:
         """Builds a cookie that scripts cannot read and other sites cannot send along with a post."""
         return Cookie(
-            key=name, value=value, max_age=seconds, path="/", httponly=True, secure=self._settings.secure, samesite="lax"
+            key=name,
+            value=value,
+            max_age=seconds,
+            path="/",
+            httponly=True,
+            secure=self._settings.secure,
+            samesite="lax",
         )
 
     def keep_session(self, response: Response[Any], session: auth_pb2.Session) -> None:
@@ -186,9 +205,9 @@ class Gate:
         """Takes the session from the browser."""
         response.set_cookie(self.cookie(self.cookie_name, "", 0))
 
-    async def _exchange(self, credential: str, source_address: str) -> str:
+    async def _exchange(self, credential: str, source_address: str, *, passive: bool) -> str:
         calls = self._connections.as_gateway()
-        asked = identity_pb2.IssueIdentityRequest(credential=credential, source_address=source_address)
+        asked = identity_pb2.IssueIdentityRequest(credential=credential, source_address=source_address, passive=passive)
         return (await calls.ask(self._connections.identity.IssueIdentity, asked, seconds=PAGE_SECONDS)).token
 
 

@@ -28,8 +28,8 @@ STATIC_SECONDS = 365 * 24 * 3600
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
@@ -95,7 +95,7 @@ def _host_allowed(scope: Scope, hosts: frozenset[str]) -> bool:
 
 
 def _split_verb(path: str) -> str:
-    """Turns /api/v1/links/{id}:revoke into /api/v1/links/{id}/:revoke, and that, typed by somebody, into nothing we know.
+    """Turns /api/v1/links/{id}:revoke into /api/v1/links/{id}/:revoke, and that, typed by somebody, into nothing.
 
     The router knows whole parts of a path only. With the verb as a part of its own each verb is a handler of its own
     with its own permission.
@@ -126,7 +126,7 @@ def create_app(settings: GatewaySettings, connections: Connections, checker: Che
         opt={"public": True},
     )
     app = StaffApp(
-        route_handlers=[start_page, static, api_router(), *pages.HANDLERS],
+        route_handlers=[start_page, static, api_router(), *openapi.HANDLERS, *pages.HANDLERS],
         guards=[access.guard],
         dependencies={
             "visitor": Provide(access.provide_visitor),
@@ -135,7 +135,8 @@ def create_app(settings: GatewaySettings, connections: Connections, checker: Che
         },
         exception_handlers=EXCEPTION_HANDLERS,
         template_config=TemplateConfig(instance=JinjaTemplateEngine.from_environment(rendering.environment())),
-        openapi_config=openapi.config(),
+        # The description is made by our own module: Litestar's own pages load their scripts from elsewhere.
+        openapi_config=None,
         request_max_body_size=LARGEST_BODY_BYTES,
         state=State(
             {
@@ -152,5 +153,3 @@ def create_app(settings: GatewaySettings, connections: Connections, checker: Che
     access.check_every_route(app)
     app.guard_edge(settings)
     return app
-
-

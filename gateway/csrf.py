@@ -8,6 +8,7 @@ session, so nothing has to be stored and the token of another person or of an ea
 import base64
 import hashlib
 import hmac
+from typing import Any
 from urllib.parse import urlsplit
 
 from litestar import Request
@@ -23,7 +24,7 @@ def token_for(key: str, session: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def foreign_origin(request: Request) -> str | None:  # type: ignore[type-arg]
+def foreign_origin(request: Request[Any, Any, Any]) -> str | None:
     """Says why a request cannot come from our own pages; None when it may."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -35,7 +36,7 @@ def foreign_origin(request: Request) -> str | None:  # type: ignore[type-arg]
     return None
 
 
-async def token_fault(request: Request, key: str, session: str) -> str | None:  # type: ignore[type-arg]
+async def token_fault(request: Request[Any, Any, Any], key: str, session: str) -> str | None:
     """Says why the token of a request does not fit its session; None when it does."""
     sent = request.headers.get(HEADER)
     if sent is None and request.content_type[0] in ("application/x-www-form-urlencoded", "multipart/form-data"):

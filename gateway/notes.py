@@ -26,7 +26,9 @@ class Note:
     kind: str
 
 
-def leave(request: ASGIConnection[Any, Any, Any, Any], response: Response[Any], text: str, kind: Kind = "success") -> None:
+def leave(
+    request: ASGIConnection[Any, Any, Any, Any], response: Response[Any], text: str, kind: Kind = "success"
+) -> None:
     """Leaves a note for the next page of the same session."""
     body = base64.urlsafe_b64encode(json.dumps([text[:LONGEST_TEXT], kind]).encode()).decode().rstrip("=")
     gate = gate_of(request)

@@ -5,22 +5,30 @@ from urllib.parse import urlsplit
 
 from services.chassis.settings import Address, Network, ServiceSettings, address, cidrs, key_text, setting, web_url
 
+NO_PROXIES: tuple[Network, ...] = ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings(ServiceSettings):
     """Where staff reach us, and where we reach the five services."""
 
     staff_bind: Address = setting(
-        "OPENNOTICE_STAFF_BIND", address, "where the staff pages and the JSON API answer", default=Address("127.0.0.1", 8000)
+        "OPENNOTICE_STAFF_BIND",
+        address,
+        "where the staff pages and the JSON API answer",
+        default=Address("127.0.0.1", 8000),
     )
     staff_url: str = setting(
         "OPENNOTICE_STAFF_URL", web_url, "how staff reach it, as typed into a browser", default="http://127.0.0.1:8000"
     )
     trusted_proxies: tuple[Network, ...] = setting(
-        "OPENNOTICE_TRUSTED_PROXIES", cidrs, "proxies whose X-Forwarded-For is believed", default=()
+        "OPENNOTICE_TRUSTED_PROXIES", cidrs, "proxies whose X-Forwarded-For is believed", default=NO_PROXIES
     )
     cookie_key: str = setting(
-        "OPENNOTICE_COOKIE_KEY", key_text, "key that signs form tokens and notes; the same on every gateway", secret=True
+        "OPENNOTICE_COOKIE_KEY",
+        key_text,
+        "key that signs form tokens and notes; the same on every gateway",
+        secret=True,
     )
     auth_address: Address = setting(
         "OPENNOTICE_AUTH_GRPC_ADDRESS", address, "where auth answers", default=Address("127.0.0.1", 50051)

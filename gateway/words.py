@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 from opennotice.audit.v1 import audit_pb2
 from opennotice.auth.v1 import auth_pb2
@@ -18,7 +17,7 @@ from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 class Words:
     """One enum as lower-case words without prefix. Unspecified has no word."""
 
-    def __init__(self, enum: "EnumTypeWrapper[Any]", prefix: str) -> None:
+    def __init__(self, enum: Any, prefix: str) -> None:  # a generated enum is another class at run time
         self._words: dict[int, str] = {
             number: name.removeprefix(prefix).lower() for name, number in enum.items() if number != 0
         }

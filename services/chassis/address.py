@@ -8,7 +8,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """Reads an address as a socket or a proxy writes it: with or without port, brackets or zone; None for anything else."""
+    """Reads an address as sockets and proxies write it, with or without port, brackets or zone; None for all else."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -30,9 +30,9 @@ def trusts(networks: Sequence[Network], address: IPAddress) -> bool:
 def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Network]) -> str:
     """Returns the address that counts, as text; empty when even the socket's cannot be read.
 
-    `forwarded_for` holds the values of every X-Forwarded-For header in order. They are read from the right, because only
-    what our own proxies appended can be believed: the first address that is no trusted proxy is the visitor. Text that is
-    no address ends the walk, for whoever wrote it could have written the rest as well.
+    `forwarded_for` holds the values of every X-Forwarded-For header in order. They are read from the right, because
+    only what our own proxies appended can be believed: the first address that is no trusted proxy is the visitor. Text
+    that is no address ends the walk, for whoever wrote it could have written the rest as well.
     """
     found = parse_address(peer)
     if found is None:
