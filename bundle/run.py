@@ -119,6 +119,7 @@ class _Bundle:
         for child in children:
             await self.supervisor.wait_ready(child, _READY_SECONDS)
         first = await asyncio.to_thread(self._first_agency)
+        self.terminal.starting = False
         self.terminal.show(self._welcome(first))
         raise await self.supervisor.failure
 

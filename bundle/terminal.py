@@ -17,6 +17,7 @@ _NATS_LINE = re.compile(r"^\[\d+\] \S+ \S+ \[(WRN|ERR|FTL)\] (.*)$")
 _LEVELS = {"WRN": "warning", "WARNING": "warning"}
 # The configuration's password is in a file that only its owner can read, on a loopback connection.
 _EXPECTED = ("Plaintext passwords detected",)
+_LONGEST_TEXT = 300
 _LOG_BYTES = 10 * 1024 * 1024
 
 
@@ -26,6 +27,8 @@ class Terminal:
     def __init__(self, *, every_line: bool = False) -> None:
         self._colors = sys.stdout.isatty()
         self._every_line = every_line
+        # While processes wait for each other their complaints about it are no news; the log files have them.
+        self.starting = True
 
     def say(self, text: str, source: str = "opennotice", level: str = "info") -> None:
         """Prints one line with the time and who says it."""
@@ -44,8 +47,12 @@ class Terminal:
     def relay(self, source: str, line: str) -> None:
         """Prints what a process wrote, when a person should read it."""
         told = _told(source, line)
-        if told is not None and (self._every_line or told[0] not in _QUIET):
-            self.say(told[1], source, told[0])
+        if told is None:
+            return
+        level, text = told
+        hidden = level in _QUIET or (self.starting and level == "warning")
+        if self._every_line or not hidden:
+            self.say(_shortened(text), source, level)
 
 
 def _told(source: str, line: str) -> tuple[str, str] | None:
@@ -64,6 +71,11 @@ def _told(source: str, line: str) -> tuple[str, str] | None:
     if entry.get("exception"):
         more += " " + str(entry["exception"]).strip().splitlines()[-1]
     return level, f"{event} {more}".rstrip()
+
+
+def _shortened(text: str) -> str:
+    first, _, rest = text.partition("\n")
+    return first[:_LONGEST_TEXT] + ("…" if rest or len(first) > _LONGEST_TEXT else "")
 
 
 class _Rotating(RotatingFileHandler):

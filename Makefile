@@ -1,0 +1,108 @@
+# Every command there is; bare `make` explains itself. What was done is remembered in .state/, so nothing runs twice.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+PROTOS := $(shell find proto -name '*.proto')
+LOCKS := requirements.lock requirements-dev.lock requirements-node.lock
+NPM_LOCKS := admin_ui/package-lock.json bundle/ip_data/package-lock.json
+
+# What is remembered about an environment that was removed is not true any more.
+ifeq ($(wildcard $(PY)),)
+$(shell rm -rf .state)
+endif
+
+.PHONY: help
+help: ## Show this list
+	@echo "OpenNotice tells a court agency whether, when and how a person opened the notice they were sent."
+	@echo
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+# --- use it
+
+.PHONY: run
+run: .state/installed .state/stubs ## Run everything on this machine, until Ctrl-C
+	@exec .venv/bin/opennotice run
+
+.PHONY: demo
+demo: .state/installed .state/stubs ## Load sample data into what `make run` runs
+	@exec .venv/bin/opennotice demo
+
+# --- work on it
+
+.PHONY: test
+test: .state/dev .state/stubs-dev ## Run the tests
+	@$(PY) -m pytest
+
+.PHONY: check
+check: .state/dev .state/stubs-dev ## Check style, types, layers and lock files, as CI does
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/contract
+	@! grep -nE 'https?://|index-url' $(LOCKS) || { echo "a lock file names a registry"; exit 1; }
+	@! grep -nE '"resolved"' $(NPM_LOCKS) || { echo "a lock file names a registry"; exit 1; }
+
+.PHONY: format
+format: .state/dev ## Put the code into the house's form
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+
+.PHONY: bench
+bench: .state/dev .state/stubs-dev ## Measure opens per second against a bundle started for it
+	@$(PY) -m tests.bench.opens
+
+.PHONY: proto
+proto: .state/dev ## Generate the stubs beside their .proto files
+	@$(PY) -m bundle.stubs
+	@touch .state/stubs .state/stubs-dev
+
+.PHONY: schema
+schema: .state/dev .state/stubs-dev ## Write each service's schema.sql from its migrations
+	@$(PY) -m bundle.schema
+
+.PHONY: clean
+clean: ## Remove what was built here; data in var/ stay
+	rm -rf .state .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache test-results build *.egg-info
+	rm -rf admin_ui/node_modules admin_ui/static/vendor
+	find proto -name '*_pb2*.py*' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what has been done already
+
+.state/venv:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; OpenNotice needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); OpenNotice needs Python 3.11 or newer (set PYTHON=…)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv module; on Debian: apt install python3-venv"; exit 1; }
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
+	@mkdir -p .state && touch $@
+
+.state/runtime: requirements.lock .state/venv
+	@echo "installing locked dependencies (about 200 MB once)"
+	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+.state/dev: requirements-dev.lock .state/installed
+	@echo "installing locked tools for tests and checks"
+	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.state/installed: pyproject.toml .state/runtime
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.state/stubs: $(PROTOS) bundle/stubs.py .state/runtime
+	@echo "generating stubs"
+	@$(PY) -m bundle.stubs
+	@touch $@
+
+.state/stubs-dev: $(PROTOS) bundle/stubs.py .state/dev
+	@echo "generating stubs with types"
+	@$(PY) -m bundle.stubs
+	@touch $@ .state/stubs
