@@ -1,0 +1,24 @@
+"""What operators watch of the public edge."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+OPENS = Counter("opennotice_opens_total", "Opens answered, by state of the link", ["state"])
+UNRECORDED = Counter(
+    "opennotice_unrecorded_opens_total", "Opens that no durable path took; each is in the log as its last copy"
+)
+SPOOLED = Counter("opennotice_spooled_opens_total", "Opens that went to the local spool first")
+REFUSED = Counter("opennotice_refused_opens_total", "Opens that PostgreSQL refused by content; now dead letters")
+MISSES = Counter("opennotice_misses_total", "Requests that named no link of ours, by answer", ["answer"])
+COMMIT_SECONDS = Histogram(
+    "opennotice_commit_seconds",
+    "From taking a batch of opens to its commit in PostgreSQL",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 1.0),
+)
+BATCH_OPENS = Histogram("opennotice_batch_opens", "Opens in one commit", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500))
+SPOOL_SIZE = Gauge("opennotice_spool_opens", "Opens on local disk that are not yet in PostgreSQL")
+STORE_AWAY = Gauge("opennotice_postgres_away", "1 while opens go to the spool because PostgreSQL does not take them")
+DIRECTORY_LINKS = Gauge("opennotice_directory_links", "Links and redirects in the local copy")
+DIRECTORY_REVISION = Gauge("opennotice_directory_revision", "Everything up to this revision is in the copy")
+DIRECTORY_STALE = Gauge("opennotice_directory_stale", "1 while the copy may be out of date")
+DIRECTORY_AGE = Gauge("opennotice_directory_unconfirmed_seconds", "Since the copy was last known to be complete")
+ASTRAY = Gauge("opennotice_opens_without_month", "Opens in the default partition; should be 0, counted up to 1,000")
