@@ -2,8 +2,7 @@
 // and icons it names, and one script made of htmx, its event-stream extension and src/.
 // Nothing of it is committed. Usage: node build.mjs
 import { build } from "esbuild";
-import { createHash } from "node:crypto";
-import { cp, mkdir, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -45,18 +44,6 @@ await build({
 await cp(join(uswds, "LICENSE.md"), join(fresh, "USWDS-LICENSE.md"));
 await cp(join(here, "node_modules", "htmx.org", "LICENSE"), join(fresh, "HTMX-LICENSE"));
 
-// The pages put this into the address of every asset, so that browsers may keep the files for ever.
-const hash = createHash("sha256");
-for (const file of (await filesBelow(fresh)).concat(join(here, "static", "app.css")).sort()) {
-  hash.update(await readFile(file));
-}
-await writeFile(join(fresh, "VERSION"), hash.digest("hex").slice(0, 12) + "\n");
-
 // The folder is replaced at the end: a build that breaks leaves the old one.
 await rm(target, { recursive: true, force: true });
 await rename(fresh, target);
-
-async function filesBelow(folder) {
-  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
-  return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath ?? entry.path, entry.name));
-}

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request, Response
-from litestar.enums import MediaType
-from litestar.response import Redirect
+from litestar.response import Redirect, Template
 from opennotice.auth.v1 import auth_pb2
 
-from gateway.access import Visitor, gate_of, visitor_of
+from gateway import notes, rendering
+from gateway.access import Visitor, visitor_of
 from gateway.clients import Calls
 from gateway.pages.forms import Form
-from gateway.pages.notes import COOKIE, NOTES, SECONDS
-from gateway.pages.rendering import assets_prefix, text_of
 from gateway.pages.times import Zone
 from services.chassis.clock import now
 
@@ -47,15 +45,21 @@ class Desk:
         """Whether the caller sees only clients whose officer they are."""
         return self.visitor.caller.own_clients_only
 
-    def page(self, template: str, *, status: int = 200, form: Form | None = None, **view: Any) -> Response[str]:
+    def page(self, template: str, *, status: int = 200, form: Form | None = None, **view: Any) -> Template:
         """Renders a page of this agency, with what is wrong in its form."""
         view |= {"form": form, "problems": form.problems if form else []}
         return page(self.request, template, status=422 if form and form.problems else status, **view)
 
+    def rows(self, template: str, **view: Any) -> str:
+        """Renders a fragment that goes into a stream."""
+        engine = self.request.app.template_engine
+        assert engine is not None
+        return str(engine.get_template(template).render(view))
+
     def done(self, href: str, note: str) -> Response[Any]:
         """Answers a change: see the page at `href`, which says what was done."""
         answer = Redirect(href, status_code=303)
-        answer.set_cookie(gate_of(self.request).cookie(COOKIE, note, SECONDS))
+        notes.leave(self.request, answer, note)
         return answer
 
 
@@ -65,34 +69,12 @@ async def provide_desk(request: Request[Any, Any, Any], visitor: Visitor, calls:
     return Desk(request, visitor, calls, Zone(agency.time_zone))
 
 
-def page(request: Request[Any, Any, Any], template: str, *, status: int = 200, **view: Any) -> Response[str]:
-    """Renders a page; asks no service, as the reason for an error page may be that one is away."""
-    note = NOTES.get(request.cookies.get(COOKIE, ""))
-    answer = Response(
-        content=text_of(template, **(_frame(request) | {"note": note, "problems": []} | view)),
-        status_code=status,
-        media_type=MediaType.HTML,
-        # Pages hold personal data: neither the browser nor anything between may keep them.
-        headers={"cache-control": "no-store"},
-    )
-    if note is not None:
-        answer.set_cookie(gate_of(request).cookie(COOKIE, "", 0))
-    return answer
-
-
-def _frame(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """Returns what every template is given besides its own view."""
+def page(request: Request[Any, Any, Any], template: str, *, status: int = 200, **view: Any) -> Template:
+    """Renders any page; asks no service, as the reason for an error page may be that one is away."""
     visitor = visitor_of(request)
-    held = visitor.caller.permissions if visitor else frozenset()
-    _, agency = _kept(request).get(str(visitor.caller.agency_id) if visitor else "", (0.0, None))
-    return {
-        "caller": visitor.caller if visitor else None,
-        "can": held.__contains__,
-        "csrf_token": gate_of(request).csrf_token(visitor),
-        "asset": lambda name: f"{assets_prefix()}/{name}",
-        "path": request.url.path,
-        "agency": Agency(agency.display_name, Zone(agency.time_zone).described(now())) if agency else None,
-    }
+    _, known = _kept(request).get(str(visitor.caller.agency_id) if visitor else "", (0.0, None))
+    agency = Agency(known.display_name, Zone(known.time_zone).described(now())) if known else None
+    return rendering.page(request, template, status=status, **({"agency": agency, "problems": []} | view))
 
 
 async def _agency(request: Request[Any, Any, Any], visitor: Visitor, calls: Calls) -> auth_pb2.Agency:

@@ -83,14 +83,15 @@ def read_values(sent: Iterable[tuple[str, Any]], names: set[str], repeated: Set[
     for name, value in sent:
         if name not in names and name not in repeated:
             faults.add(name[:100], "is not a field of this page")
-        elif not isinstance(value, str) or name in typed and name not in repeated:
+        elif not isinstance(value, str) or (name in typed and name not in repeated):
             faults.add(name, "must be sent once, as text")
         elif name in repeated:
             chosen = typed.setdefault(name, [])
             assert isinstance(chosen, list)
             chosen.append(value.strip())
         else:
-            typed[name] = value.strip()
+            # A space at the end of a password is part of it; anywhere else it came with copying.
+            typed[name] = value if "password" in name else value.strip()
     faults.stop()
     return Form(typed)
 

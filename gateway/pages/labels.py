@@ -74,9 +74,10 @@ STATE_SENTENCES = {
     "portal_inactive": "The portal was switched off. The visitor saw a page that says so.",
 }
 LIMITS = (
-    "It does not prove that the client opened or read the page. Links are forwarded, phones are shared, and mail scanners "
-    "and link previews open links too.",
-    "Network and place are approximate. A VPN, a mobile network or a privacy relay shows an address far from the person.",
+    "It does not prove that the client opened or read the page. Links are forwarded, phones are shared, and mail "
+    "scanners and link previews open links too.",
+    "Network and place are approximate. A VPN, a mobile network or a privacy relay shows an address far from the "
+    "person.",
     "Device, browser and OS are what the browser says about itself. An iPad can look like a Mac.",
     "The absence of an open does not prove that a message was not read.",
 )

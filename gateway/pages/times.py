@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from gateway.words import rfc3339
+from services.chassis.clock import from_proto
 
 EARLIEST_YEAR, LATEST_YEAR = 1970, 8999
 
@@ -48,6 +52,15 @@ class Zone:
             zone=_short(here),
         )
 
+    def at(self, message: Any, field: str) -> Moment:
+        """Returns a time that a message always has."""
+        stamp: Timestamp = getattr(message, field)
+        return self.moment(from_proto(stamp))
+
+    def maybe(self, message: Any, field: str) -> Moment | None:
+        """Returns a time of a message; None where it is not set."""
+        return self.at(message, field) if message.HasField(field) else None
+
     def start_of(self, day: date) -> datetime:
         """Returns the first instant of a day here."""
         # Midnight may be skipped or happen twice where clocks change; the earlier reading never loses a minute.
@@ -57,9 +70,9 @@ class Zone:
         """Returns the first instant after a day here."""
         return self.start_of(day + timedelta(days=1))
 
-    def day_of(self, at: datetime) -> date:
-        """Returns the day that an instant falls on here."""
-        return at.astimezone(self._zone or UTC).date()
+    def last_day_before(self, end: datetime) -> date:
+        """Returns the last day here that lies wholly or partly before an instant; the inverse of `end_of`."""
+        return (end - timedelta(milliseconds=1)).astimezone(self._zone or UTC).date()
 
 
 def read_day(text: str) -> date | None:
