@@ -40,6 +40,9 @@ _DAMAGE = (
     maxminddb.InvalidDatabaseError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError,
 )  # fmt: skip
 
+# What geoip2 raises over a record of another shape, and when there is none.
+_MISFIT = (geoip2.errors.AddressNotFoundError, ValueError, TypeError, AttributeError, LookupError)
+
 Slot = tuple[str, int]
 
 
@@ -106,31 +109,41 @@ class DataFile:
     def holder(self, address: IPAddress) -> Holder:
         """Looks up who holds the network of an address; raises Refused when the file is damaged there."""
         try:
-            if "GeoIP2-ISP" in self._type:
-                isp = self._reader.isp(address)
-                return network.holder(isp.autonomous_system_number, isp.isp or isp.autonomous_system_organization)
-            if "GeoLite2-ASN" in self._type:
-                asn = self._reader.asn(address)
-                return network.holder(asn.autonomous_system_number, asn.autonomous_system_organization)
-            return network.holder_of(self._raw.get(address))
-        except geoip2.errors.AddressNotFoundError:
-            return Holder()
+            return self._maxmind_holder(address) or network.holder_of(self._raw.get(address))
         except _DAMAGE as error:
             raise self._damaged(error) from error
 
     def place(self, address: IPAddress) -> Place:
         """Looks up where an address is used; raises Refused when the file is damaged there."""
         try:
-            if "City" in self._type:
-                city = self._reader.city(address)
-                return network.place(
-                    city.country.iso_code, city.subdivisions[0].name if city.subdivisions else "", city.city.name
-                )
-            return network.place_of(self._raw.get(address))
-        except geoip2.errors.AddressNotFoundError:
-            return Place()
+            return self._maxmind_place(address) or network.place_of(self._raw.get(address))
         except _DAMAGE as error:
             raise self._damaged(error) from error
+
+    def _maxmind_holder(self, address: IPAddress) -> Holder | None:
+        """Reads with geoip2; None where it does not understand the file or the record."""
+        try:
+            if "GeoIP2-ISP" in self._type:
+                isp = self._reader.isp(address)
+                return network.holder(isp.autonomous_system_number, isp.isp or isp.autonomous_system_organization)
+            if "GeoLite2-ASN" in self._type:
+                asn = self._reader.asn(address)
+                return network.holder(asn.autonomous_system_number, asn.autonomous_system_organization)
+        except _MISFIT:
+            return None
+        return None
+
+    def _maxmind_place(self, address: IPAddress) -> Place | None:
+        """Reads with geoip2; None where it does not understand the file or the record."""
+        if "City" not in self._type:
+            return None
+        try:
+            city = self._reader.city(address)
+            region = city.subdivisions[0].name if city.subdivisions else ""
+            found = network.place(city.country.iso_code, region, city.city.name)
+        except _MISFIT:
+            return None
+        return None if found == Place() else found
 
     def _damaged(self, error: Exception) -> Refused:
         if not self._told_damage:
@@ -203,9 +216,8 @@ class DataFolder:
         for name in [name for name in self._open if name not in seen]:
             del self._open[name]
         self._refused = {name: why for name, why in self._refused.items() if name in seen}
-        for name, signature in seen.items():
-            if before.get(name) != signature:
-                await self._take(name, signature, now)
+        changed = [(name, signature) for name, signature in seen.items() if before.get(name) != signature]
+        await asyncio.gather(*(self._take(name, signature, now) for name, signature in changed))
         self._seen = seen
         self._swap()
         return True

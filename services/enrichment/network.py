@@ -118,7 +118,7 @@ def place_of(record: object) -> Place:
 
 def place(country: object, region: object, city: object) -> Place:
     """Builds a place from values that nobody has checked yet."""
-    code = clean(country, 2).upper()
+    code = clean(country).upper()
     return Place(code if _COUNTRY.fullmatch(code) else "", clean(region), clean(city))
 
 
