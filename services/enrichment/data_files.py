@@ -168,9 +168,9 @@ class Lookup:
         )
         self.origin_of = lru_cache(maxsize=_CACHE_SIZE)(self._origin_of)
 
-    def _origin_of(self, address_text: str) -> Origin:
+    def _origin_of(self, written: IPAddress | None) -> Origin:
         """Finds out about an address. "unavailable" when any file it would be looked up in is missing or damaged."""
-        address = network.public_address(network.parse(address_text))
+        address = network.public_address(written)
         if address is None:
             return Origin("not_public")
         holder, place, complete = Holder(), Place(), True

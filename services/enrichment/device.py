@@ -67,9 +67,9 @@ def cut(user_agent: str) -> str:
 @lru_cache(maxsize=CACHE_SIZE)
 def read(agent: str) -> Device:
     """Reads a user agent that `cut` has returned."""
-    parsed = ua_parser.parse(agent)
-    browser = parsed.user_agent
-    system = parsed.os
+    # Not `parse`, which looks for the model of the device too: the dearest third, and we do not show it.
+    browser = ua_parser.parse_user_agent(agent)
+    system = ua_parser.parse_os(agent)
     os = _NAMES.get(system.family, system.family) if system else ""
     numbers = (system.major, system.minor, system.patch) if system else ()
     browser_numbers = (browser.major, browser.minor, browser.patch, browser.patch_minor) if browser else ()

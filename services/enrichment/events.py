@@ -60,7 +60,8 @@ class Explainer:
         """Returns the explained pack."""
         agency_ids = [parse_uuid(opened.agency_id) for opened in opens]
         await self.agencies.make_known({agency_id for agency_id in agency_ids if agency_id})
-        now, lookup = clock.now(), self.folder.current
+        now, lookup = clock.to_proto(clock.now()), self.folder.current
+        assert now is not None
         enriched = [
             explain(
                 opened,

@@ -1,12 +1,11 @@
 """An open in, the same open explained out. No I/O; builds protobuf directly because it does so for every open."""
 
-from datetime import datetime
 from importlib.metadata import version
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from opennotice.enrichment.v1 import events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
-from services.chassis import clock
 from services.enrichment import device, network, verdict
 from services.enrichment.data_files import Lookup
 from services.enrichment.network import NetworkList
@@ -40,11 +39,12 @@ NO_NETWORKS = NetworkList(())
 
 
 def explain(
-    opened: tracking_events_pb2.OpenRecorded, *, pack: Pack, lookup: Lookup, staff: NetworkList, now: datetime
+    opened: tracking_events_pb2.OpenRecorded, *, pack: Pack, lookup: Lookup, staff: NetworkList, now: Timestamp
 ) -> events_pb2.OpenEnriched:
     """Returns everything that can be found out about an open by itself."""
     agent = device.cut(opened.user_agent)
-    origin = lookup.origin_of(opened.ip_address)
+    address = network.parse(opened.ip_address)
+    origin = lookup.origin_of(address)
     judgement = pack.judge(
         Request(
             kind=KIND_WORDS.get(opened.kind, "portal"),
@@ -52,7 +52,7 @@ def explain(
             agent=agent,
             headers={header.name: header.value for header in opened.headers} if opened.headers else {},
             network_kind=origin.network_kind,
-            from_staff_network=_from(staff, opened.ip_address),
+            from_staff_network=address is not None and bool(staff) and address in staff,
         )
     )
     seen = _device(agent, judgement)
@@ -74,15 +74,8 @@ def explain(
         language=verdict.preferred_language(opened.accept_language),
         rule_pack=pack.version,
         data_sets=origin.data_sets + _AGENT_DATA,
-        enrich_time=clock.to_proto(now),
+        enrich_time=now,
     )
-
-
-def _from(staff: NetworkList, address_text: str) -> bool:
-    if not staff:
-        return False
-    address = network.parse(address_text)
-    return address is not None and address in staff
 
 
 def _device(agent: str, judgement: Judgement) -> device.Device:

@@ -36,7 +36,9 @@ class EnrichmentService(enrichment_pb2_grpc.EnrichmentServiceServicer):
         async with self._serve.transaction(agency_id) as conn:
             agency = await store.get_agency(conn, agency_id)
         staff = NetworkList(agency.staff_networks) if agency else NO_NETWORKS
-        return explain(opened, pack=self._pack, lookup=self._folder.current, staff=staff, now=clock.now())
+        now = clock.to_proto(clock.now())
+        assert now is not None
+        return explain(opened, pack=self._pack, lookup=self._folder.current, staff=staff, now=now)
 
     async def GetStatus(self, request: enrichment_pb2.GetStatusRequest, context: Any) -> enrichment_pb2.Status:
         """Returns the rule pack and the data sets in use."""

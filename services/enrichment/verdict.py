@@ -17,6 +17,8 @@ _TRIGGERS = frozenset({"methods", "headers", "agent", "agent_tags", "network_kin
 _KEYS = frozenset({"code", "verdict", "sentence", "kinds"}) | _TRIGGERS
 # Larger than RE2's default, which is too small for 1,500 patterns at once: a set that does not fit finds nothing.
 _SET_MEMORY = 256 << 20
+# One entry is at most 10 KB, and that only when somebody sends long headers on purpose.
+CACHE_SIZE = 8_192
 
 
 class PackFault(Exception):
@@ -90,9 +92,21 @@ class Pack:
         self.version = version
         self.rules = rules
         self._agents = agents
+        self._header_names = frozenset(name for rule in rules for name in rule.headers)
+        # Few combinations come again and again: the agents of the day, without a telling header.
+        self._judged = lru_cache(maxsize=CACHE_SIZE)(self._judge)
 
     def judge(self, request: Request) -> Judgement:
         """Returns the verdict of the first rule that matches and the reasons of all that do."""
+        telling = tuple((name, value) for name, value in request.headers.items() if name in self._header_names)
+        return self._judged(
+            request.kind, request.method, request.agent, telling, request.network_kind, request.from_staff_network
+        )
+
+    def _judge(
+        self, kind: str, method: str, agent: str, headers: tuple[tuple[str, str], ...], network_kind: str, staff: bool
+    ) -> Judgement:
+        request = Request(kind, method, agent, dict(headers), network_kind, staff)
         of_agent = self._agents.rules_of(request.agent)
         found: list[Rule] = []
         agent_is_told = False
@@ -124,9 +138,9 @@ class AgentPatterns:
                 raise PackFault(f"the pattern {pattern!r} cannot be used: {error}") from error
             self._rule_of.append(rule)
         self._set.Compile()
-        self.rules_of = lru_cache(maxsize=8_192)(self._rules_of)
 
-    def _rules_of(self, agent: str) -> frozenset[int]:
+    def rules_of(self, agent: str) -> frozenset[int]:
+        """Returns the numbers of the rules that a user agent matches."""
         return frozenset(self._rule_of[index] for index in self._set.Match(agent) or ())
 
 

@@ -1,6 +1,6 @@
 """How many opens a second enrichment explains on one core: `python -m tests.bench.enrichment [opens]`.
 
-Packs as tracking sends them (200 opens) are parsed, explained and serialized; agents are those of a published corpus, one
+Packs as tracking sends them (200 opens) are parsed, explained, serialized. Agents are those of a published corpus, one
 in twenty of a machine, one in ten never seen before; every address is another one. PostgreSQL and NATS are left out.
 """
 
@@ -75,7 +75,8 @@ def main(count: int) -> None:
         began = time.process_time()
         for payload in packs:
             received = tracking_events_pb2.OpensRecorded.FromString(payload)
-            now = clock.now()
+            now = clock.to_proto(clock.now())
+            assert now is not None
             explained = [
                 explain(opened, pack=pack, lookup=watched.current, staff=staff, now=now) for opened in received.opens
             ]

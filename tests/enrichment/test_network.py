@@ -85,7 +85,7 @@ def own_data(all_data: Path, tmp_path: Path) -> Path:
 def test_known_networks_have_the_names_people_know(
     lookup: Lookup, address: str, asn: int, name: str, kind: str
 ) -> None:
-    found = lookup.origin_of(address)
+    found = lookup.origin_of(network.parse(address))
     assert (found.status, found.asn, found.network, found.network_kind) == ("found", asn, name, kind)
 
 
@@ -119,7 +119,7 @@ def test_known_networks_have_the_names_people_know(
     ],
 )
 def test_an_address_that_is_not_public_is_never_looked_up(lookup: Lookup, address: str) -> None:
-    assert lookup.origin_of(address) == Origin("not_public")
+    assert lookup.origin_of(network.parse(address)) == Origin("not_public")
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_an_address_that_is_not_public_is_never_looked_up(lookup: Lookup, addres
     ],
 )
 def test_places_come_from_the_file_of_the_right_family(lookup: Lookup, address: str, place: Place) -> None:
-    found = lookup.origin_of(address)
+    found = lookup.origin_of(network.parse(address))
     assert (found.status, found.place) == ("found", place)
 
 
 async def test_each_result_names_its_data_sets_and_their_date(all_data: Path) -> None:
     watched = await opened(all_data)
-    assert watched.current.origin_of("73.162.1.1").data_sets == (
+    assert watched.current.origin_of(network.parse("73.162.1.1")).data_sets == (
         "ip-location-db asn 2026-05-28",
         "dbip-city 2026-05-28",
     )
@@ -190,14 +190,14 @@ async def test_files_of_other_makers_are_understood(
     tmp_path: Path, file: str, database_type: str, record: dict[str, Any], origin: tuple[str, Place]
 ) -> None:
     ip_data.write(tmp_path / file, database_type, {"73.162.0.0/16": record})
-    found = (await opened(tmp_path)).current.origin_of("73.162.1.1")
+    found = (await opened(tmp_path)).current.origin_of(network.parse("73.162.1.1"))
     assert (found.network, found.place) == origin
 
 
 async def test_what_the_operator_bought_goes_before_what_came_by_itself(own_data: Path) -> None:
     records = {"73.162.0.0/16": {"isp": "Bought", **ip_data.asn_record(64500, "x")}}
     ip_data.write(own_data / "GeoIP2-ISP.mmdb", "GeoIP2-ISP", records)
-    assert (await opened(own_data)).current.origin_of("73.162.1.1").network == "Bought"
+    assert (await opened(own_data)).current.origin_of(network.parse("73.162.1.1")).network == "Bought"
 
 
 # Missing and broken files.
@@ -213,14 +213,14 @@ async def test_missing_data_are_told_and_harm_nothing(tmp_path: Path, case: str)
         "folder is a file": tmp_path / "file",
     }  # fmt: skip
     watched = await opened(folders[case])
-    assert watched.current.origin_of("73.162.1.1") == Origin("unavailable")
+    assert watched.current.origin_of(network.parse("73.162.1.1")) == Origin("unavailable")
     assert "no network data for IPv4" in watched.problem()
     assert {state.problem for state in watched.states} == {"no file for IPv4 addresses", "no file for IPv6 addresses"}
 
 
 async def test_half_of_the_data_is_used_and_the_other_half_is_still_awaited(tmp_path: Path) -> None:
     ip_data.write_asn(tmp_path)
-    found = (await opened(tmp_path)).current.origin_of("73.162.1.1")
+    found = (await opened(tmp_path)).current.origin_of(network.parse("73.162.1.1"))
     assert (found.status, found.network, found.place) == ("unavailable", "Comcast Xfinity", Place())
 
 
@@ -249,10 +249,10 @@ async def test_a_broken_file_is_refused_and_the_one_before_stays(own_data: Path,
     path = own_data / "asn.mmdb"
     ip_data.replace(path, _broken(case, path.read_bytes()))
     await watched.refresh(NOW)
-    assert watched.current.origin_of("73.162.1.1").network == "Comcast Xfinity"
+    assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
     assert next(state.problem for state in watched.states if state.problem).startswith("asn.mmdb: ")
     # Without one before, it is as if it were not there.
-    assert (await opened(own_data)).current.origin_of("73.162.1.1").status == "unavailable"
+    assert (await opened(own_data)).current.origin_of(network.parse("73.162.1.1")).status == "unavailable"
 
 
 async def test_a_folder_or_dangling_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ async def test_flipped_bytes_never_end_the_service(own_data: Path) -> None:
             bad[numbers.randrange(len(bad))] = numbers.randrange(256)
         ip_data.replace(own_data / "asn.mmdb", bytes(bad))
         await watched.refresh(NOW)
-        assert watched.current.origin_of("73.162.1.1").network == "Comcast Xfinity"
+        assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
     for _ in range(12):
         bad = bytearray(good)
         # Only where the records are, and only a few: these files pass.
@@ -284,7 +284,7 @@ async def test_flipped_bytes_never_end_the_service(own_data: Path) -> None:
         ip_data.replace(own_data / "asn.mmdb", bytes(bad))
         await watched.refresh(NOW)
         for address in (*(str(net).split("/")[0] for net in ip_data.ASNS), "9.9.9.9"):
-            found = watched.current.origin_of(address)
+            found = watched.current.origin_of(network.parse(address))
             assert found.status in {"found", "unavailable", "not_public"}
             assert 0 <= found.asn < 2**32
             assert len(found.network) <= network.NAME_LIMIT
@@ -328,7 +328,7 @@ async def test_odd_records_give_empty_fields(
     records = {"73.162.0.0/16": record, "8.8.8.0/24": good}
     ip_data.write(tmp_path / "dbip-city-ipv4.mmdb", database_type, records)
     ip_data.write_asn(tmp_path)
-    found = (await opened(tmp_path)).current.origin_of("73.162.1.1")
+    found = (await opened(tmp_path)).current.origin_of(network.parse("73.162.1.1"))
     assert found.place == place
 
 
@@ -379,8 +379,8 @@ async def test_a_file_that_is_overwritten_in_place_harms_no_look_up(own_data: Pa
         with path.open("r+b") as file:
             file.truncate(10)
     for address in ip_data.ASNS:
-        watched.current.origin_of(address.split("/")[0])
-    assert watched.current.origin_of("73.162.1.1").network == "Comcast Xfinity"
+        watched.current.origin_of(network.parse(address.split("/")[0]))
+    assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
 
 
 async def test_a_swapped_link_is_noticed(own_data: Path, tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ async def test_a_swapped_link_is_noticed(own_data: Path, tmp_path: Path) -> None
     link.unlink()
     link.symlink_to(tmp_path / "newer")
     assert await watched.refresh(NOW) is True
-    assert watched.current.origin_of("73.162.1.1").network == "Newer"
+    assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Newer"
     assert watched.generation > before
 
 
@@ -405,10 +405,10 @@ async def test_data_that_are_taken_away_are_missing_and_come_back(own_data: Path
     content = (own_data / "asn.mmdb").read_bytes()
     (own_data / "asn.mmdb").unlink()
     await watched.refresh(NOW)
-    assert watched.current.origin_of("73.162.1.1").status == "unavailable"
+    assert watched.current.origin_of(network.parse("73.162.1.1")).status == "unavailable"
     ip_data.replace(own_data / "asn.mmdb", content)
     await watched.refresh(NOW)
-    assert watched.current.origin_of("73.162.1.1").network == "Comcast Xfinity"
+    assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ async def test_an_odd_date_is_used_shown_and_warned_of(
     ip_data.write(tmp_path / "asn.mmdb", "GeoLite2-ASN", records, built=int(built.timestamp()))
     watched = await opened(tmp_path)
     assert watched.states[0].build_time == built
-    assert watched.current.origin_of("73.162.1.1").network == "Comcast Xfinity"
+    assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
     said = capsys.readouterr()
     assert ("odd date" in said.out + said.err) is warned
 
