@@ -98,8 +98,7 @@ class Supervisor:
                 await child.process.wait()
         if child.task is not None:
             child.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await child.task
+            await asyncio.wait([child.task])
         child.log.close()
 
     async def _keep(self, child: Child) -> None:
@@ -113,6 +112,9 @@ class Supervisor:
             except HostFault as fault:
                 self._give_up(fault)
                 return
+            except Exception as error:
+                self._give_up(HostFault(f"{child.name} cannot be run: {type(error).__name__}: {error}"))
+                raise
             if self._stopping:
                 return
             if code == SETTINGS_EXIT and not child.ready.is_set():
