@@ -13,7 +13,7 @@ async def hold_targets(conn: Connection, agency_id: UUID, *, alone: bool = False
     being stored would miss the new list. An advisory lock, because the serving role may not lock what it cannot change.
     """
     lock = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
-    await conn.execute(f"select {lock}(hashtextextended('link.targets', 0), hashtext(%s))".encode(), (str(agency_id),))
+    await conn.execute(f"select {lock}(hashtextextended('link.targets:' || %s, 0))".encode(), (str(agency_id),))
 
 
 async def allowed_hosts(conn: Connection, agency_id: UUID) -> list[str] | None:
