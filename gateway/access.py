@@ -80,7 +80,7 @@ class Gate:
 
     async def identify(self, credential: str, kind: Literal["session", "api_key"], source_address: str) -> Visitor:
         """Returns who holds a credential; raises Unauthenticated when it is not good (any more)."""
-        if len(credential) > LONGEST_CREDENTIAL or not credential.isascii():
+        if not 0 < len(credential) <= LONGEST_CREDENTIAL or not credential.isascii():
             raise Unauthenticated("CREDENTIAL_UNKNOWN", "the session or key is not known")
         token = await self._exchanger.token_for(credential, source_address)
         return Visitor(self._checker.check(token), token, credential, kind)
