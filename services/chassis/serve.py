@@ -293,9 +293,13 @@ class Process:
         for server in self._servers:
             server.should_exit = True
         await asyncio.gather(*self._serving, return_exceptions=True)
-        for task in self._loops.values():
-            task.cancel()
-        await asyncio.gather(*self._loops.values(), return_exceptions=True)
+        running = set(self._loops.values())
+        while running:
+            # Again and again, because wait_for of Python 3.11, which nats-py uses, loses a cancellation that arrives
+            # together with what it waited for; a loop would then never end, and the process neither.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=0.5)
         for close in reversed(self._closers):
             try:
                 async with asyncio.timeout(5):
