@@ -53,18 +53,18 @@ def _calls(command: F) -> F:
 
     @wraps(command)
     def with_calls(*arguments: Any, **options: Any) -> Any:
-        settings = load_bundle_settings()
-        return command(AuthCalls(running_home(settings), settings), *arguments, **options)
+        return command(AuthCalls(*running()), *arguments, **options)
 
     return with_calls  # type: ignore[return-value]
 
 
-def running_home(settings: BundleSettings) -> Home:
-    """Returns the home; refuses when nothing runs on it."""
-    home = Home(settings.home)
+def running() -> tuple[Home, BundleSettings]:
+    """Returns the home and how to reach what runs on it; refuses when nothing does."""
+    home = Home(load_bundle_settings().home)
     if not home.is_running():
         raise HostFault(f"nothing runs with the home {home.root}; start it with `make run`, or set OPENNOTICE_HOME")
-    return home
+    # As it was started, whatever this terminal's own settings say.
+    return home, load_bundle_settings({**read_json(home.reach), "OPENNOTICE_HOME": str(home.root)})
 
 
 def _chosen(auth: AuthCalls, agency: str | None) -> str:
@@ -94,8 +94,7 @@ def demo() -> None:
     """Load an agency with sample portals, clients, messages, links and opens."""
     from bundle.demo import load_demo
 
-    settings = load_bundle_settings()
-    load_demo(running_home(settings), settings, print)
+    load_demo(*running(), print)
 
 
 @opennotice.command()

@@ -48,6 +48,11 @@ class Home:
         return self.root / "status.json"
 
     @property
+    def reach(self) -> Path:
+        """The settings that tell other commands how to reach what runs here."""
+        return self.root / "reach.json"
+
+    @property
     def admin_password(self) -> Path:
         """The first administrator's password, when it was made here."""
         return self.root / "admin-password"

@@ -43,6 +43,7 @@ async def run(settings: BundleSettings, terminal: Terminal) -> None:
     lock = home.lock()
     listener = _claim_addresses(settings)
     stop = _stop_signals(terminal)
+    write_private(home.reach, json.dumps(settings.as_environment(), indent=1))
     bundle = _Bundle(settings, home, terminal, listener)
     working = asyncio.create_task(bundle.work())
     await asyncio.wait([working, stop], return_when=asyncio.FIRST_COMPLETED)

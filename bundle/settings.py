@@ -135,6 +135,14 @@ class BundleSettings:
         named = {"OPENNOTICE_PUBLIC_BIND": self.public_bind, "OPENNOTICE_STAFF_BIND": self.staff_bind}
         return named | {f"OPENNOTICE_{name.upper()}_GRPC_BIND": self.grpc_bind(name) for name in SERVICES}
 
+    def as_environment(self) -> dict[str, str]:
+        """Returns what another command has to know to reach this bundle; no secret is among it."""
+        known = {name: str(bind) for name, bind in self.binds().items()}
+        known |= {"OPENNOTICE_PUBLIC_URL": self.public_url, "OPENNOTICE_STAFF_URL": self.staff_url}
+        if self.trusted_proxies:
+            known["OPENNOTICE_TRUSTED_PROXIES"] = ",".join(map(str, self.trusted_proxies))
+        return known
+
 
 def load_bundle_settings(environ: Mapping[str, str] | None = None) -> BundleSettings:
     """Reads the settings and works out what follows from them; raises SettingsFault naming every fault."""
