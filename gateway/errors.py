@@ -109,10 +109,8 @@ def field_name(field: str) -> str:
     """Returns what the API calls a field of the contract between the services."""
     head, dot, rest = field.partition(".")
     inner = rest if dot and head in _RESOURCES else field
-    if head == "filter" or field in ("devices", "kinds", "link_states", "verdicts"):
-        stem, bracket, index = inner.partition("[")
-        return _FIELDS.get(stem, stem) if not bracket or index.endswith("]") else inner
-    return "id" if inner == "name" else inner
+    # "devices[2]" is one of the values of the parameter `device`.
+    return _FIELDS.get(inner.partition("[")[0], inner)
 
 
 def problem_of(error: ServiceError) -> Problem:
