@@ -1,0 +1,298 @@
+"""Packs in, packs out, on real PostgreSQL and NATS."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from opennotice.auth.v1 import auth_pb2, auth_pb2_grpc
+from opennotice.auth.v1 import events_pb2 as auth_events_pb2
+from opennotice.enrichment.v1 import events_pb2
+from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
+
+from services.auth import __main__ as auth
+from services.auth.settings import Settings as AuthSettings
+from services.chassis.bus import Outgoing, subject_for
+from services.chassis.names import new_id, parse_name
+from services.chassis.serve import CLIENT_OPTIONS, Process
+from services.chassis.settings import Address
+from tests.cast import FIRST_COURT, OTHER_COURT
+from tests.enrichment import ip_data
+from tests.enrichment.conftest import Outside, Start, opened, packed, until
+from tests.fix_postgres import Database
+from tests.fix_rpc import Keyring, free_address
+
+SUBJECT = subject_for(tracking_events_pb2.OpensRecorded.DESCRIPTOR)
+DEAD = "select consumer, subject, message_type, payload, error from enrichment.dead_letters order by id"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gives a folder of IP data."""
+    return ip_data.write_all(tmp_path_factory.mktemp("ip-data"))
+
+
+def agency_changed(agency_id: object, networks: list[str], revision: int) -> auth_events_pb2.AgencyChanged:
+    """Returns what auth publishes when an agency changes its networks."""
+    agency = auth_pb2.Agency(name=f"agencies/{agency_id}", staff_networks=networks, revision=revision)
+    return auth_events_pb2.AgencyChanged(event_id=str(new_id()), agency=agency)
+
+
+async def test_a_pack_comes_out_explained_open_by_open(outside: Outside, start: Start, data: Path) -> None:
+    await start(ip_data_dir=data)
+    pack = packed(
+        opened(),
+        opened(method="HEAD", ip_address="192.168.1.1"),
+        opened(user_agent="curl/8.5.0", kind=tracking_events_pb2.OPEN_KIND_REDIRECT),
+        opened(user_agent="", headers=[tracking_events_pb2.Header(name="purpose", value="prefetch")]),
+    )
+    person, head, program, prefetch = await outside.answered(pack)
+    assert [one.open for one in (person, head, program, prefetch)] == list(pack.opens)
+    assert (person.device, person.browser, person.browser_version) == (
+        events_pb2.DEVICE_MOBILE,
+        "Mobile Safari",
+        "17.5",
+    )
+    assert (person.os, person.os_version, person.language) == ("iOS", "17.5.1", "es-MX")
+    assert (person.asn, person.network) == (7922, "Comcast Xfinity")
+    assert (person.country, person.region, person.city) == ("US", "California", "San Jose")
+    assert person.network_status == events_pb2.NETWORK_STATUS_FOUND
+    assert person.verdict == events_pb2.VERDICT_UNCONFIRMED
+    assert [reason.code for reason in person.reasons] == ["no_evidence"]
+    assert {"ip-location-db asn 2026-05-28", "dbip-city 2026-05-28"} <= set(person.data_sets)
+    assert person.rule_pack
+    assert person.HasField("enrich_time")
+    assert head.verdict == events_pb2.VERDICT_MACHINE_CERTAIN
+    assert head.network_status == events_pb2.NETWORK_STATUS_NOT_PUBLIC
+    assert [reason.code for reason in program.reasons] == ["ua_library"]
+    assert [reason.code for reason in prefetch.reasons] == ["purpose_prefetch", "ua_empty"]
+    assert await outside.rows("select 1 from enrichment.waiting_packs") == []
+
+
+async def test_the_mailboxes_machine_is_not_shown_as_the_persons_device(outside: Outside, start: Start) -> None:
+    await start()
+    agent = "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)"
+    (one,) = await outside.answered(packed(opened(kind=tracking_events_pb2.OPEN_KIND_EMAIL, user_agent=agent)))
+    assert (one.device, one.os) == (events_pb2.DEVICE_OTHER, "")
+    assert one.verdict == events_pb2.VERDICT_UNCONFIRMED
+    assert [reason.code for reason in one.reasons] == ["mailbox_proxy"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"open_id": "not a uuid"}, id="N01 open_id"),
+        pytest.param({"open_id": ""}, id="N01 no open_id"),
+        pytest.param({"agency_id": "x'; drop table"}, id="N12 agency_id"),
+        pytest.param({"kind": 99}, id="N01 kind of a newer version"),
+        pytest.param({"open_time": None}, id="N12 no time"),
+        pytest.param({"open_time": {"seconds": 253_402_300_800}}, id="N12 year 10000"),
+        pytest.param({"open_time": {"seconds": -1}}, id="N12 before 1970"),
+    ],
+)
+async def test_a_bad_open_is_kept_apart_alone(outside: Outside, start: Start, fault: dict[str, object]) -> None:
+    await start()
+    good, bad, last = opened(), opened(**fault), opened()
+    explained = await outside.answered(packed(good, bad, last))
+    assert [one.open.open_id for one in explained] == [good.open_id, last.open_id]
+
+    async def kept() -> bool:
+        return bool(await outside.rows(DEAD))
+
+    await until(kept)
+    ((consumer, subject, kind, payload, error),) = await outside.rows(DEAD)
+    assert (consumer, subject, kind) == ("enrichment-opens-recorded-v1", SUBJECT, "opennotice.tracking.v1.OpenRecorded")
+    assert tracking_events_pb2.OpenRecorded.FromString(payload) == bad
+    assert next(iter(fault)) in error
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers"),
+    [
+        pytest.param(b"\xff\xff\xff", "opennotice.tracking.v1.OpensRecorded", id="N01 garbage"),
+        pytest.param(
+            packed(opened()).SerializeToString()[:-7], "opennotice.tracking.v1.OpensRecorded", id="N01 truncated"
+        ),
+        pytest.param(b"{}", "opennotice.tracking.v1.OpensRecorded", id="N01 JSON"),
+        pytest.param(packed(opened()).SerializeToString(), "opennotice.link.v1.LinkChanged", id="N01 unknown type"),
+    ],
+)
+async def test_what_cannot_be_read_is_kept_and_holds_nobody_up(
+    outside: Outside, start: Start, payload: bytes, headers: str
+) -> None:
+    await start()
+    await outside.bus.send(Outgoing(SUBJECT, headers, str(new_id()), payload))
+    assert len(await outside.answered(packed(opened()))) == 1
+
+    async def kept() -> bool:
+        return [row[3] for row in await outside.rows(DEAD)] == [payload]
+
+    await until(kept)
+
+
+async def test_an_empty_pack_is_taken_and_nothing_comes_of_it(outside: Outside, start: Start) -> None:
+    """N01 empty payload: no opens are no fault."""
+    await start()
+    empty = packed()
+    await outside.send(empty)
+    await outside.answered(packed(opened()))
+    assert outside.of(empty.batch_id) == []
+
+
+@pytest.mark.parametrize("message_id", ["", "x" * 10_240], ids=["N03 duplicate id", "N03 10 KB id"])
+async def test_the_id_in_the_pack_decides(outside: Outside, start: Start, message_id: str) -> None:
+    await start()
+    pack = packed(opened())
+    await outside.answered(pack)
+    await outside.send(pack, message_id or pack.batch_id)
+    # The next one is behind it in the stream, so when it is out, the second was taken.
+    await outside.answered(packed(opened()))
+    assert len(outside.of(pack.batch_id)) == 1
+
+
+async def test_a_pack_that_comes_again_and_again_goes_out_once(outside: Outside, start: Start) -> None:
+    """N05: other ids of the message, the same pack; NATS keeps one by the batch_id."""
+    await start()
+    pack = packed(opened())
+    for number in range(30):
+        await outside.send(pack, f"{pack.batch_id}-{number}")
+    await outside.answered(packed(opened()))
+    assert len(outside.of(pack.batch_id)) == 1
+
+
+async def test_packs_that_came_while_it_was_down_are_explained(outside: Outside, start: Start) -> None:
+    first, second = packed(opened()), packed(opened())
+    await outside.send(first)
+    await outside.send(second)
+    await start()
+    await until(lambda: outside.of(first.batch_id) and outside.of(second.batch_id))
+
+
+async def test_a_pack_that_grows_too_large_goes_in_pieces(outside: Outside, start: Start) -> None:
+    await start()
+    many = packed(*[opened(user_agent="x" * 1_900, referrer="y" * 100) for _ in range(400)])
+    await outside.send(many)
+    await until(lambda: sum(len(pack.opens) for pack in outside.of(many.batch_id)) == 400)
+    pieces = outside.of(many.batch_id)
+    assert len(pieces) > 1
+    assert {one.open.open_id for pack in pieces for one in pack.opens} == {one.open_id for one in many.opens}
+
+
+# Data that come later.
+
+
+async def test_opens_without_data_go_out_and_are_explained_again_when_the_data_come(
+    outside: Outside, start: Start, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "later"
+    folder.mkdir()
+    await start(ip_data_dir=folder)
+    pack, inside = packed(opened()), packed(opened(ip_address="10.0.0.1"))
+    (before,) = await outside.answered(pack)
+    (private,) = await outside.answered(inside)
+    assert (before.network_status, before.asn) == (events_pb2.NETWORK_STATUS_UNAVAILABLE, 0)
+    assert private.network_status == events_pb2.NETWORK_STATUS_NOT_PUBLIC
+    assert len(await outside.rows("select 1 from enrichment.waiting_packs")) == 1
+    for file in data.iterdir():
+        shutil.copyfile(file, folder / f".{file.name}")
+        os.replace(folder / f".{file.name}", folder / file.name)
+    await until(lambda: outside.of(pack.batch_id)[-1].opens[0].network_status == events_pb2.NETWORK_STATUS_FOUND)
+    after = outside.of(pack.batch_id)[-1].opens[0]
+    assert (after.open, after.network, after.city) == (before.open, "Comcast Xfinity", "San Jose")
+    assert after.enrich_time.ToMilliseconds() > before.enrich_time.ToMilliseconds()
+
+    async def forgotten() -> bool:
+        return not await outside.rows("select 1 from enrichment.waiting_packs")
+
+    await until(forgotten)
+    assert len(outside.of(inside.batch_id)) == 1
+
+
+async def test_packs_wait_for_data_also_over_a_restart(outside: Outside, start: Start, data: Path) -> None:
+    process = await start()
+    pack = packed(opened())
+    await outside.answered(pack)
+    await process._end()
+    await start(ip_data_dir=data)
+    await until(lambda: len(outside.of(pack.batch_id)) == 2)
+    assert outside.of(pack.batch_id)[-1].opens[0].network == "Comcast Xfinity"
+
+
+# The agencies' own networks.
+
+
+async def test_the_agencys_own_network_is_staff_and_only_there(outside: Outside, start: Start) -> None:
+    await start()
+    await outside.bus.publish(agency_changed(FIRST_COURT, ["73.162.0.0/16"], 2), "a")
+    await outside.bus.publish(agency_changed(OTHER_COURT, ["203.0.113.0/24"], 1), "b")
+    # An older state that comes late changes nothing.
+    await outside.bus.publish(agency_changed(FIRST_COURT, [], 1), "c")
+
+    async def known() -> bool:
+        return len(await outside.rows("select 1 from enrichment.agencies")) == 2
+
+    await until(known)
+    explained = await outside.answered(
+        packed(opened(), opened(ip_address="8.8.8.8"), opened(agency_id=str(OTHER_COURT)))
+    )
+    assert [one.verdict for one in explained] == [
+        events_pb2.VERDICT_STAFF, events_pb2.VERDICT_UNCONFIRMED, events_pb2.VERDICT_UNCONFIRMED,
+    ]  # fmt: skip
+    rows = await outside.rows("select agency_id, staff_networks, revision from enrichment.agencies order by revision")
+    assert rows == [(OTHER_COURT, ["203.0.113.0/24"], 1), (FIRST_COURT, ["73.162.0.0/16"], 2)]
+
+
+async def test_networks_are_known_after_a_restart_without_auth(outside: Outside, start: Start) -> None:
+    process = await start()
+    await outside.bus.publish(agency_changed(FIRST_COURT, ["73.162.0.0/16"], 1), "a")
+
+    async def known() -> bool:
+        return bool(await outside.rows("select 1 from enrichment.agencies"))
+
+    await until(known)
+    await process._end()
+    await start()
+    (one,) = await outside.answered(packed(opened()))
+    assert one.verdict == events_pb2.VERDICT_STAFF
+
+
+@pytest.fixture
+async def auth_address(database: Database, nats_url: str, keyring: Keyring) -> AsyncIterator[Address]:
+    """Gives the address of a real auth."""
+    settings = AuthSettings(
+        probe_bind=free_address(),
+        identity_key=keyring.private_pem["auth"],
+        identity_trust=keyring.trust,
+        log_level="warning",
+        serve_database_url=database.url("auth", "serve"),
+        ingest_database_url=database.url("auth", "ingest"),
+        directory_database_url=database.url("auth", "directory"),
+        nats_url=nats_url,
+        paging_key=keyring.paging_key,
+        grpc_bind=free_address(),
+    )
+    process = Process("auth", settings)
+    await auth.wire(process)
+    yield settings.grpc_bind
+    await process._end()
+
+
+async def test_an_agency_that_was_never_heard_of_is_asked_for(
+    outside: Outside, start: Start, database: Database, auth_address: Address, keyring: Keyring
+) -> None:
+    async with grpc.aio.insecure_channel(str(auth_address), options=CLIENT_OPTIONS) as channel:
+        stub = auth_pb2_grpc.AuthServiceStub(channel)
+        request = auth_pb2.CreateAgencyRequest(
+            agency=auth_pb2.Agency(display_name="First Court", time_zone="UTC"), admin_email="dana@court.example"
+        )
+        made = await stub.CreateAgency(request, metadata=keyring.as_process("host"))
+    agency_id = parse_name("agencies", made.agency.name)
+    # Not by UpdateAgency, which would tell enrichment by an event; this is what an event that was lost looks like.
+    with psycopg.connect(database.admin_url, autocommit=True) as conn:
+        conn.execute("update auth.agencies set staff_networks = '{73.162.0.0/16}', revision = revision + 1")
+    await start(auth_address=auth_address)
+    (one,) = await outside.answered(packed(opened(agency_id=str(agency_id))))
+    assert one.verdict == events_pb2.VERDICT_STAFF
