@@ -298,7 +298,8 @@ class DataFolder:
             )
 
     def _states_of(self, slots: Mapping[Slot, DataFile]) -> tuple[SetState, ...]:
-        used = {id(file): file for file in slots.values()}.values()
+        # Files of one data set, such as one for each version of IP, are shown as one.
+        used = {(file.kind.purpose, file.title): file for file in slots.values()}.values()
         states = [SetState(file.kind.purpose, file.title, file.build_time, file.kind.credit) for file in used]
         for name, why in sorted(self._refused.items()):
             kind = self._kind_of(name)

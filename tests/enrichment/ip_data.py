@@ -9,12 +9,12 @@ from typing import Any
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-# Network, number and holder as RouteViews, DB-IP and NRO tell them (@ip-location-db/asn, June 2026).
+# Number and holder of each network as in @ip-location-db/asn of June 2026; the last one is made up.
 ASNS = {
     "172.56.0.0/16": (21928, "T-Mobile USA, Inc."),
     "2607:fb90::/32": (21928, "T-Mobile USA, Inc."),
-    "174.192.0.0/10": (6167, "Verizon Business"),
-    "107.64.0.0/10": (20057, "AT&T Enterprises, LLC"),
+    "174.192.0.0/16": (22394, "Verizon Business"),
+    "107.72.162.0/23": (20057, "AT&T Enterprises, LLC"),
     "73.162.0.0/16": (7922, "Comcast Cable Communications, LLC"),
     "2601:600::/32": (7922, "Comcast Cable Communications, LLC"),
     "2600:1700::/28": (7018, "AT&T Enterprises, LLC"),
