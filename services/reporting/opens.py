@@ -72,7 +72,7 @@ class Filter:
 
 def fold(text: str) -> str:
     """Returns text as searches compare it: any case, any way of writing an accent."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
 def read_client(text: str, faults: Faults) -> tuple[UUID | None, str]:

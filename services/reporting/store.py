@@ -92,7 +92,7 @@ _CLIENTS_OF: LiteralString = """
     select c.client_id from reporting.clients c
     where c.agency_id = %(agency)s
       and (%(client_text)s = '' or strpos(c.search_name, %(folded_client)s) > 0 or c.ref = %(client_text)s)
-      and (%(officer)s::text is null or c.officer = %(officer)s)
+      and (%(officer)s::text is null or (c.officer = %(officer)s and c.officer <> ''))
 """
 
 # Each condition holds for the field of the filter it is named after, when that is set.
@@ -246,7 +246,7 @@ async def get_open(conn: Connection, agency_id: UUID, key: Key, officer: str | N
         from reporting.opens o
         {named}
         where o.agency_id = %(agency)s and o.opened_at = %(time)s and o.open_id = %(id)s
-          and (%(officer)s::text is null or c.officer = %(officer)s)
+          and (%(officer)s::text is null or (c.officer = %(officer)s and c.officer <> ''))
         """
     ).format(listed=_LISTED, named=_NAMED)
     cursor = conn.cursor(row_factory=class_row(FullOpen))
@@ -332,7 +332,8 @@ async def get_client(conn: Connection, agency_id: UUID, client_id: UUID, officer
     await cursor.execute(
         """
         select client_id, display_name, ref from reporting.clients
-        where agency_id = %(agency)s and client_id = %(client)s and (%(officer)s::text is null or officer = %(officer)s)
+        where agency_id = %(agency)s and client_id = %(client)s 
+          and (%(officer)s::text is null or (officer = %(officer)s and officer <> ''))
         """,
         {"agency": agency_id, "client": client_id, "officer": officer},
     )

@@ -1,0 +1,172 @@
+"""The reporting process as it runs, with a real auth beside it; and short ways to put opens and copies into it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from opennotice.enrichment.v1 import events_pb2
+from opennotice.link.v1 import link_pb2
+from opennotice.reporting.v1 import reporting_pb2, reporting_pb2_grpc
+
+import services.auth.__main__ as auth_main
+import services.reporting.__main__ as reporting_main
+from services.auth.settings import Settings as AuthSettings
+from services.chassis.bus import Bus
+from services.chassis.postgres import Database as Pool
+from services.chassis.serve import CLIENT_OPTIONS, Process
+from services.chassis.settings import Address
+from services.reporting.arrivals import store as arrivals_store
+from services.reporting.arrivals.events import read_open
+from services.reporting.copies import store as copies_store
+from services.reporting.copies.events import read_entry
+from services.reporting.settings import Settings
+from tests.cast import DANA, Person
+from tests.fix_postgres import Database
+from tests.fix_rpc import Keyring, free_address
+from tests.reporting.sample import a_pack
+
+
+@pytest.fixture
+async def ingest(database: Database) -> AsyncIterator[Pool]:
+    pool = Pool(database.url("reporting", "ingest"), name="test")
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def serve(database: Database) -> AsyncIterator[Pool]:
+    pool = Pool(database.url("reporting", "serve"), name="test")
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+PutOpens = Callable[..., Awaitable[None]]
+PutEntries = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def put_opens(ingest: Pool) -> PutOpens:
+    """Stores explained opens as the consumer does."""
+
+    async def put(*items: events_pb2.OpenEnriched) -> None:
+        async with ingest.transaction() as conn:
+            await arrivals_store.insert_opens(conn, [read_open(item) for item in items])
+
+    return put
+
+
+@pytest.fixture
+def put_entries(ingest: Pool) -> PutEntries:
+    """Stores entries of link's directory as the consumer does."""
+
+    async def put(*entries: link_pb2.DirectoryEntry) -> None:
+        found = [read_entry(entry) for entry in entries]
+        async with ingest.transaction() as conn:
+            await copies_store.put(conn, [copy for copy, _ in found])
+            await copies_store.put_deliveries(conn, [one for _, deliveries in found for one in deliveries])
+
+    return put
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    """A connection as enrichment and link hold it."""
+    bus = Bus(nats_url, "test", ["ENRICHMENT", "LINK"])
+    running = asyncio.create_task(bus.run())
+    async with asyncio.timeout(10):
+        await bus.connected()
+    yield bus
+    await bus.close()
+    running.cancel()
+
+
+@dataclass
+class Reporting:
+    """The running process, spoken to through its stub."""
+
+    stub: Any
+    keyring: Keyring
+    process: Process
+
+    async def list(self, who: Person = DANA, page_size: int = 0, **filter: Any) -> list[str]:
+        """Returns the names of the opens on the first page of a filter."""
+        return [found.name for found in (await self.page(who, page_size=page_size, **filter)).opens]
+
+    async def page(
+        self, who: Person = DANA, *, page_size: int = 0, page_token: str = "", **filter: Any
+    ) -> reporting_pb2.ListOpensResponse:
+        """Returns one page of a filter."""
+        request = reporting_pb2.ListOpensRequest(
+            filter=reporting_pb2.OpenFilter(**filter), page_size=page_size, page_token=page_token
+        )
+        answer: reporting_pb2.ListOpensResponse = await self.stub.ListOpens(request, metadata=self.as_(who))
+        return answer
+
+    async def export(self, who: Person = DANA, **filter: Any) -> Sequence[reporting_pb2.ExportOpensResponse]:
+        """Returns all parts of an export."""
+        request = reporting_pb2.ExportOpensRequest(filter=reporting_pb2.OpenFilter(**filter))
+        return [part async for part in self.stub.ExportOpens(request, metadata=self.as_(who))]
+
+    def as_(self, who: Person) -> tuple[tuple[str, str], ...]:
+        """Returns the metadata of a call by a person."""
+        return self.keyring.as_person(who)
+
+
+def _settings_of(name: str, database: Database, nats_url: str, keyring: Keyring) -> dict[str, Any]:
+    frame = keyring.settings(name)
+    return {
+        "probe_bind": frame.probe_bind,
+        "identity_key": frame.identity_key,
+        "identity_trust": frame.identity_trust,
+        "log_level": frame.log_level,
+        "serve_database_url": database.url(name, "serve"),
+        "ingest_database_url": database.url(name, "ingest"),
+        "nats_url": nats_url,
+        "paging_key": keyring.paging_key,
+        "grpc_bind": free_address(),
+    }
+
+
+@pytest.fixture
+async def auth_address(database: Database, nats_url: str, keyring: Keyring) -> AsyncIterator[Address]:
+    """Runs auth and gives its address."""
+    settings = AuthSettings(
+        **_settings_of("auth", database, nats_url, keyring), directory_database_url=database.url("auth", "directory")
+    )
+    process = Process("auth", settings)
+    await auth_main.wire(process)
+    yield settings.grpc_bind
+    await process._end()
+
+
+@pytest.fixture
+async def reporting(
+    database: Database, nats_url: str, keyring: Keyring, auth_address: Address
+) -> AsyncIterator[Reporting]:
+    """Runs reporting as its `__main__` does. Link is away."""
+    settings = Settings(
+        **_settings_of("reporting", database, nats_url, keyring),
+        auth_address=auth_address,
+        link_address=free_address(),
+    )
+    process = Process("reporting", settings)
+    await reporting_main.wire(process)
+    async with grpc.aio.insecure_channel(str(settings.grpc_bind), options=CLIENT_OPTIONS) as channel:
+        yield Reporting(reporting_pb2_grpc.ReportingServiceStub(channel), keyring, process)
+    await process._end()
+
+
+@pytest.fixture
+def publish_opens(bus: Bus) -> PutOpens:
+    """Publishes explained opens as enrichment does, in one pack."""
+
+    async def publish(*items: events_pb2.OpenEnriched) -> None:
+        pack = a_pack(items)
+        await bus.publish(pack, pack.batch_id)
+
+    return publish
