@@ -39,15 +39,15 @@ def make_portal(page: Page, name: str) -> None:
     page.get_by_label("Title").first.fill("Your hearing")
     page.get_by_label("Last part of its address").first.fill("hearing-details")
     page.get_by_label("Text").first.fill("Your hearing is on **March 3** at 9:00.\n\n- Room 4\n- Bring your papers")
-    page.get_by_role("button", name="Create").click()
+    page.get_by_role("button", name="Create the portal").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text(name)
 
 
 def make_link(page: Page, client: str, portal: str) -> str:
     page.goto("/clients/new")
     page.get_by_label("Name").fill(client)
-    page.get_by_label("ID", exact=True).fill(f"CR-{client}")
-    page.get_by_role("button", name="Create").click()
+    page.locator("[name=ref]").fill(f"CR-{client}")
+    page.get_by_role("button", name="Add the client").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text(client)
     page.get_by_role("link", name="New link").click()
     choice = page.get_by_label("Portal and page")
@@ -129,7 +129,7 @@ def test_everything_can_be_reached_with_the_keyboard(desk: BrowserContext) -> No
     seen = set()
     for _ in range(60):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
+        seen.add(page.evaluate("document.activeElement.name || document.activeElement.textContent.trim()"))
     assert {"client", "portal", "Search"} <= seen
 
 
