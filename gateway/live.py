@@ -48,7 +48,11 @@ def opens(
     if _open_streams[visitor.credential] >= MOST_PER_SESSION or _open_streams.total() >= MOST_STREAMS:
         raise ResourceExhausted("TOO_MANY_STREAMS", "too many live pages are open; close one")
     feed = Feed(request.app.state.connections, gate_of(request), gate_of(request).address_of(request), visitor, chosen)
-    return ServerSentEvent(_events(feed, visitor.credential, render), retry_duration=RETRY_MILLISECONDS)
+    return ServerSentEvent(
+        _events(feed, visitor.credential, render),
+        retry_duration=RETRY_MILLISECONDS,
+        headers={"cache-control": "no-store"},
+    )
 
 
 async def _events(feed: "Feed", credential: str, render: Render) -> AsyncIterator[ServerSentEventMessage]:
@@ -69,7 +73,8 @@ async def _events(feed: "Feed", credential: str, render: Render) -> AsyncIterato
         # The browser connects again by itself; until then its page says that it is not live.
         _log.info("a live stream ended", reason=error.reason)
     finally:
-        await feed.close()
+        # Nothing here may wait: a browser that left has cancelled us, and every wait would be cancelled too.
+        feed.close()
         _open_streams.subtract([credential])
         if not _open_streams[credential]:
             del _open_streams[credential]
@@ -114,11 +119,10 @@ class Feed:
                 yield [], False
                 spoke = loop.time()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Lets go of every stream."""
         for pump in self._pumps:
             pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _next(self, seconds: float) -> reporting_pb2.WatchOpensResponse | None:
         try:

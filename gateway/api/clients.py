@@ -10,7 +10,7 @@ from opennotice.reporting.v1 import reporting_pb2
 
 from gateway.api.body import ClientBody, ClientChange, read_body
 from gateway.api.describe import Describe
-from gateway.api.query import PAGING, Param, read_query
+from gateway.api.query import PAGING, Param, no_query, read_query
 from gateway.api.shown import ClientShown, client_shown, entry_shown, page_of
 from gateway.clients import Calls
 
@@ -33,7 +33,7 @@ EXAMPLE = {"display_name": "Ana Rivera", "ref": "2026-CR-0113", "email": "ana@ex
 )
 async def create_client(request: Request[Any, Any, Any], calls: Calls) -> ClientShown:
     """Creates a client."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, ClientBody)
     client = link_pb2.Client(
         display_name=body.display_name,
@@ -69,7 +69,7 @@ async def list_clients(request: Request[Any, Any, Any], calls: Calls) -> dict[st
 )
 async def get_client(request: Request[Any, Any, Any], client_id: str, calls: Calls) -> ClientShown:
     """Returns one client."""
-    read_query(request, ())
+    no_query(request)
     asked = link_pb2.GetClientRequest(name=f"clients/{client_id}")
     return client_shown(await calls.ask(calls.link.GetClient, asked))
 
@@ -88,7 +88,7 @@ async def get_client(request: Request[Any, Any, Any], client_id: str, calls: Cal
 )
 async def update_client(request: Request[Any, Any, Any], client_id: str, calls: Calls) -> ClientShown:
     """Changes a client."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, ClientChange)
     client = link_pb2.Client(name=f"clients/{client_id}", revision=body.revision)
     mask = FieldMask()

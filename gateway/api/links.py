@@ -7,7 +7,7 @@ from opennotice.link.v1 import link_pb2
 
 from gateway.api.body import EmptyBody, ExtendBody, LinkBody, read_body
 from gateway.api.describe import Describe
-from gateway.api.query import PAGING, Param, read_query
+from gateway.api.query import PAGING, Param, no_query, read_query
 from gateway.api.shown import LinkShown, link_shown, page_of
 from gateway.clients import Calls
 from services.chassis.clock import to_proto
@@ -48,7 +48,7 @@ EXAMPLE = {
 )
 async def create_link(request: Request[Any, Any, Any], calls: Calls) -> LinkShown:
     """Creates a link."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, LinkBody)
     link = link_pb2.Link(
         portal=body.portal,
@@ -88,7 +88,7 @@ async def list_links(request: Request[Any, Any, Any], calls: Calls) -> dict[str,
 )
 async def get_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
     """Returns one link."""
-    read_query(request, ())
+    no_query(request)
     return link_shown(await calls.ask(calls.link.GetLink, link_pb2.GetLinkRequest(name=f"links/{link_id}")))
 
 
@@ -106,7 +106,7 @@ async def get_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) 
 )
 async def revoke_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
     """Ends a link."""
-    read_query(request, ())
+    no_query(request)
     await read_body(request, EmptyBody)
     return link_shown(await calls.ask(calls.link.RevokeLink, link_pb2.RevokeLinkRequest(name=f"links/{link_id}")))
 
@@ -126,7 +126,7 @@ async def revoke_link(request: Request[Any, Any, Any], link_id: str, calls: Call
 )
 async def extend_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
     """Sets the expiry of a link."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, ExtendBody)
     asked = link_pb2.ExtendLinkRequest(name=f"links/{link_id}", expire_time=to_proto(body.expire_time))
     return link_shown(await calls.ask(calls.link.ExtendLink, asked))
@@ -146,7 +146,7 @@ async def extend_link(request: Request[Any, Any, Any], link_id: str, calls: Call
 )
 async def reveal_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
     """Shows the URL of a link again."""
-    read_query(request, ())
+    no_query(request)
     await read_body(request, EmptyBody)
     return link_shown(await calls.ask(calls.link.RevealLink, link_pb2.RevealLinkRequest(name=f"links/{link_id}")))
 

@@ -7,7 +7,7 @@ from opennotice.link.v1 import link_pb2
 
 from gateway.api.body import CampaignBody, DeliveryBody, MessageBody, read_body
 from gateway.api.describe import Describe
-from gateway.api.query import PAGING, Param, read_query
+from gateway.api.query import PAGING, Param, no_query, read_query
 from gateway.api.shown import CampaignShown, MessageShown, campaign_shown, message_shown, page_of
 from gateway.clients import Calls
 from gateway.words import CHANNEL, DELIVERY_STATUS
@@ -38,7 +38,7 @@ EXAMPLE = {
 )
 async def create_campaign(request: Request[Any, Any, Any], calls: Calls) -> CampaignShown:
     """Creates a campaign."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, CampaignBody)
     asked = link_pb2.CreateCampaignRequest(
         campaign=link_pb2.Campaign(display_name=body.display_name), request_id=body.request_id or ""
@@ -67,7 +67,7 @@ async def list_campaigns(request: Request[Any, Any, Any], calls: Calls) -> dict[
 )
 async def get_campaign(request: Request[Any, Any, Any], campaign_id: str, calls: Calls) -> CampaignShown:
     """Returns one campaign."""
-    read_query(request, ())
+    no_query(request)
     asked = link_pb2.GetCampaignRequest(name=f"campaigns/{campaign_id}")
     return campaign_shown(await calls.ask(calls.link.GetCampaign, asked))
 
@@ -86,7 +86,7 @@ async def get_campaign(request: Request[Any, Any, Any], campaign_id: str, calls:
 )
 async def create_message(request: Request[Any, Any, Any], calls: Calls) -> MessageShown:
     """Records a message."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, MessageBody)
     message = link_pb2.Message(
         client=body.client,
@@ -123,7 +123,7 @@ async def list_messages(request: Request[Any, Any, Any], calls: Calls) -> dict[s
 )
 async def get_message(request: Request[Any, Any, Any], message_id: str, calls: Calls) -> MessageShown:
     """Returns one message."""
-    read_query(request, ())
+    no_query(request)
     asked = link_pb2.GetMessageRequest(name=f"messages/{message_id}")
     return message_shown(await calls.ask(calls.link.GetMessage, asked))
 
@@ -143,7 +143,7 @@ async def get_message(request: Request[Any, Any, Any], message_id: str, calls: C
 )
 async def report_delivery(request: Request[Any, Any, Any], message_id: str, calls: Calls) -> MessageShown:
     """Records a delivery report."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, DeliveryBody)
     asked = link_pb2.ReportDeliveryRequest(
         name=f"messages/{message_id}",

@@ -10,7 +10,7 @@ from opennotice.reporting.v1 import reporting_pb2
 from gateway import exports
 from gateway.access import Visitor
 from gateway.api.describe import Describe
-from gateway.api.query import OPEN_FILTER, PAGING, Param, open_filter, read_query
+from gateway.api.query import OPEN_FILTER, PAGING, Param, no_query, open_filter, read_query
 from gateway.api.shown import CallerShown, caller_shown, page_of
 from gateway.clients import Calls
 from gateway.words import SUMMARY_KEY, open_json
@@ -53,7 +53,7 @@ async def list_opens(request: Request[Any, Any, Any], calls: Calls) -> dict[str,
 )
 async def get_open(request: Request[Any, Any, Any], open_id: str, calls: Calls) -> dict[str, Any]:
     """Returns one open."""
-    read_query(request, ())
+    no_query(request)
     if parse_uuid(open_id) is None:
         raise NotFound("OPEN_UNKNOWN", "there is no such open")
     asked = reporting_pb2.GetOpenRequest(name=f"opens/{open_id}")
@@ -111,7 +111,7 @@ async def summarize_opens(request: Request[Any, Any, Any], calls: Calls) -> dict
 )
 async def get_caller(request: Request[Any, Any, Any], calls: Calls) -> CallerShown:
     """Returns who is asking."""
-    read_query(request, ())
+    no_query(request)
     return caller_shown(await calls.ask(calls.auth.GetCaller, auth_pb2.GetCallerRequest()))
 
 

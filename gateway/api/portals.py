@@ -9,7 +9,7 @@ from opennotice.link.v1 import link_pb2
 
 from gateway.api.body import PageBody, PortalBody, PortalChange, read_body
 from gateway.api.describe import Describe
-from gateway.api.query import PAGING, read_query
+from gateway.api.query import PAGING, no_query, read_query
 from gateway.api.shown import PortalShown, page_of, portal_shown
 from gateway.clients import Calls
 from gateway.words import PORTAL_KIND
@@ -40,7 +40,7 @@ def _pages(bodies: list[PageBody]) -> list[link_pb2.Page]:
 )
 async def create_portal(request: Request[Any, Any, Any], calls: Calls) -> PortalShown:
     """Creates a portal."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, PortalBody)
     portal = link_pb2.Portal(
         display_name=body.display_name,
@@ -75,7 +75,7 @@ async def list_portals(request: Request[Any, Any, Any], calls: Calls) -> dict[st
 )
 async def get_portal(request: Request[Any, Any, Any], portal_id: str, calls: Calls) -> PortalShown:
     """Returns one portal."""
-    read_query(request, ())
+    no_query(request)
     asked = link_pb2.GetPortalRequest(name=f"portals/{portal_id}")
     return portal_shown(await calls.ask(calls.link.GetPortal, asked))
 
@@ -94,7 +94,7 @@ async def get_portal(request: Request[Any, Any, Any], portal_id: str, calls: Cal
 )
 async def update_portal(request: Request[Any, Any, Any], portal_id: str, calls: Calls) -> PortalShown:
     """Changes a portal."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, PortalChange)
     portal = link_pb2.Portal(name=f"portals/{portal_id}", revision=body.revision)
     mask = FieldMask()

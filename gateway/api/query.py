@@ -142,6 +142,11 @@ def read_query(request: Request[Any, Any, Any], params: Sequence[Param]) -> Quer
     return query
 
 
+def no_query(request: Request[Any, Any, Any]) -> None:
+    """Refuses every parameter, for requests that have none."""
+    read_query(request, ()).stop()
+
+
 def open_filter(query: Query) -> reporting_pb2.OpenFilter:
     """Returns the filter of opens; its faults stay with the query until it is told to stop."""
     return reporting_pb2.OpenFilter(

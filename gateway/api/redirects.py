@@ -9,7 +9,7 @@ from opennotice.link.v1 import link_pb2
 
 from gateway.api.body import EmptyBody, RedirectBody, RedirectChange, read_body
 from gateway.api.describe import Describe
-from gateway.api.query import PAGING, read_query
+from gateway.api.query import PAGING, no_query, read_query
 from gateway.api.shown import RedirectShown, page_of, redirect_shown
 from gateway.clients import Calls
 
@@ -31,7 +31,7 @@ EXAMPLE = {"display_name": "Pay a fine", "target_uri": "https://pay.court.exampl
 )
 async def create_redirect(request: Request[Any, Any, Any], calls: Calls) -> RedirectShown:
     """Creates a redirect."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, RedirectBody)
     redirect = link_pb2.Redirect(display_name=body.display_name, target_uri=body.target_uri)
     if body.active is not None:
@@ -63,7 +63,7 @@ async def list_redirects(request: Request[Any, Any, Any], calls: Calls) -> dict[
 )
 async def get_redirect(request: Request[Any, Any, Any], redirect_id: str, calls: Calls) -> RedirectShown:
     """Returns one redirect."""
-    read_query(request, ())
+    no_query(request)
     asked = link_pb2.GetRedirectRequest(name=f"redirects/{redirect_id}")
     return redirect_shown(await calls.ask(calls.link.GetRedirect, asked))
 
@@ -82,7 +82,7 @@ async def get_redirect(request: Request[Any, Any, Any], redirect_id: str, calls:
 )
 async def update_redirect(request: Request[Any, Any, Any], redirect_id: str, calls: Calls) -> RedirectShown:
     """Changes a redirect."""
-    read_query(request, ())
+    no_query(request)
     body = await read_body(request, RedirectChange)
     redirect = link_pb2.Redirect(name=f"redirects/{redirect_id}", revision=body.revision)
     mask = FieldMask()
@@ -109,7 +109,7 @@ async def update_redirect(request: Request[Any, Any, Any], redirect_id: str, cal
 )
 async def reveal_redirect(request: Request[Any, Any, Any], redirect_id: str, calls: Calls) -> RedirectShown:
     """Shows the URL of a redirect again."""
-    read_query(request, ())
+    no_query(request)
     await read_body(request, EmptyBody)
     asked = link_pb2.RevealRedirectRequest(name=f"redirects/{redirect_id}")
     return redirect_shown(await calls.ask(calls.link.RevealRedirect, asked))

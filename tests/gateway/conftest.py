@@ -216,9 +216,7 @@ async def _build(
         auth_address=addresses["auth"],
         token_keys=parse_keys(secrets.token_urlsafe(32)),
     )
-    reporting = ReportingSettings(
-        **stored("reporting"), auth_address=addresses["auth"], link_address=addresses["link"]
-    )
+    reporting = ReportingSettings(**stored("reporting"), auth_address=addresses["auth"], link_address=addresses["link"])
     for service, settings, wire in (
         ("auth", auth, auth_main.wire),
         ("link", link, link_main.wire),
@@ -229,9 +227,8 @@ async def _build(
         await wire(process)
     gateway = Process("gateway", keyring.settings("gateway"))
     processes.append(gateway)
-    settings = gateway_settings(keyring)
     channels = {service: gateway.channel(addresses[service]) for service in SERVICES}
-    app = create_app(settings, connect(**channels, signer=gateway.signer), gateway.checker)
+    app = create_app(gateway_settings(keyring), connect(**channels, signer=gateway.signer), gateway.checker)
     listener = listening_socket("127.0.0.1", 0)
     gateway.serve_web(app, [listener], drain_seconds=1)
     publisher = Process("enrichment", keyring.settings("enrichment"))
@@ -239,7 +236,9 @@ async def _build(
     bus = publisher.bus(nats_url, streams=["ENRICHMENT"])
     await bus.connected()
     address = Address("127.0.0.1", listener.getsockname()[1])
-    outside = {service: grpc.aio.insecure_channel(str(addresses[service]), options=CLIENT_OPTIONS) for service in SERVICES}
+    outside = {
+        service: grpc.aio.insecure_channel(str(addresses[service]), options=CLIENT_OPTIONS) for service in SERVICES
+    }
     for channel in outside.values():
         gateway.on_close(channel.close)
     return House(loop, keyring, database, address, outside, bus)
@@ -253,7 +252,7 @@ async def _end(processes: list[Process]) -> None:
 def gateway_settings(keyring: Keyring, **changes: Any) -> GatewaySettings:
     """Returns the settings of a gateway on loopback."""
     own = keyring.settings("gateway")
-    values = {
+    values: dict[str, Any] = {
         "probe_bind": own.probe_bind,
         "identity_key": own.identity_key,
         "identity_trust": own.identity_trust,

@@ -354,7 +354,12 @@ def test_the_largest_page_is_lowered_and_not_refused(api: httpx.Client) -> None:
 def test_every_body_in_the_api_document_is_accepted_as_its_example_shows(api: httpx.Client) -> None:
     portal, client = make_portal(api), make_client(api)
     document = api.get("/api/docs/openapi.json").json()
-    for path, key in (("clients", "display_name"), ("portals", "kind"), ("campaigns", "display_name"), ("links", "portal")):
+    for path, key in (
+        ("clients", "display_name"),
+        ("portals", "kind"),
+        ("campaigns", "display_name"),
+        ("links", "portal"),
+    ):
         operation = document["paths"][f"/api/v1/{path}"]["post"]
         example = json.loads(json.dumps(operation["requestBody"]["content"]["application/json"]["example"]))
         example.pop("ref", None)

@@ -67,7 +67,9 @@ async def app(keyring: Keyring, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A gateway with that route, whose services are all away."""
     monkeypatch.setattr(pages, "HANDLERS", [*pages.HANDLERS, _raise])
     channels = {service: grpc.aio.insecure_channel(str(free_address())) for service in SERVICES}
-    return create_app(gateway_settings(keyring), connect(**channels, signer=keyring.signer("gateway")), keyring.checker())
+    return create_app(
+        gateway_settings(keyring), connect(**channels, signer=keyring.signer("gateway")), keyring.checker()
+    )
 
 
 def _http(app: Any, **headers: str) -> httpx.AsyncClient:
@@ -80,7 +82,11 @@ def _all_errors() -> list[tuple[Exception, int]]:
         (kind("SOME_REASON", "some message", fields=[("link.portal", "is unknown")]), status)
         for kind, status in STATUSES.items()
     ]
-    found += [(ServiceError("INTERNAL", "secret detail"), 500), (RuntimeError("secret detail"), 500), (KeyError("x"), 500)]
+    found += [
+        (ServiceError("INTERNAL", "secret detail"), 500),
+        (RuntimeError("secret detail"), 500),
+        (KeyError("x"), 500),
+    ]
     found += [(HTTPException(status_code=status), status) for status in (404, 405, 413, 418)]
     return found
 
@@ -218,9 +224,11 @@ async def test_a_service_that_hangs_is_a_clear_error_within_three_seconds(
         await reader.read()
 
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
-    address = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     channels = {service: grpc.aio.insecure_channel(address) for service in SERVICES}
-    app = create_app(gateway_settings(keyring), connect(**channels, signer=keyring.signer("gateway")), keyring.checker())
+    app = create_app(
+        gateway_settings(keyring), connect(**channels, signer=keyring.signer("gateway")), keyring.checker()
+    )
     async with asyncio.timeout(PAGE_SECONDS + 0.5), _http(app, authorization="Bearer onk_" + "x" * 43) as http:
         _assert_shape(await http.get("/api/v1/opens"), 503)
     server.close()

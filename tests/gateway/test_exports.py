@@ -51,7 +51,19 @@ FORMULAS = [
     "-2+3+cmd|' /C calc'!A0",
     "\x00=1+1",
 ]
-HARMLESS = ["Ana Rivera", "1+1", "O'Neil", "Smith, John", 'the "quiet" one', "a\nb", "2001:db8::1", "007", "1E5", "", "José"]
+HARMLESS = [
+    "Ana Rivera",
+    "1+1",
+    "O'Neil",
+    "Smith, John",
+    'the "quiet" one',
+    "a\nb",
+    "2001:db8::1",
+    "007",
+    "1E5",
+    "",
+    "José",
+]
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=f"C08-{text!r}") for text in FORMULAS])
@@ -73,7 +85,11 @@ def test_a_cell_never_begins_like_a_formula_and_gives_back_its_text(text: str) -
     assert (made[1:] if made != text else made) == text
 
 
-@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=3, max_size=3), max_size=5))
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=3, max_size=3), max_size=5
+    )
+)
 def test_the_file_is_rfc_4180_and_reads_back_as_written(rows: list[list[str]]) -> None:
     made = csv_text(rows)
     assert list(csv.reader(io.StringIO(made, newline=""), strict=True)) == rows
@@ -196,5 +212,3 @@ def test_a_browser_that_leaves_frees_the_export(house: House, api: httpx.Client)
         with api.stream("GET", "/api/v1/opens.csv", params={"client": client["ref"]}) as answer:
             assert answer.status_code == 200
     until(lambda: api.get("/api/v1/opens.csv", params={"client": client["ref"]}).status_code == 200, "room for another")
-
-
