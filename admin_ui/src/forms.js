@@ -19,6 +19,12 @@ export function startForms() {
     document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent);
   });
 
+  // A search that was refused is loaded as a whole page: it shows each problem next to its field.
+  document.addEventListener("htmx:before:response", (event) => {
+    const { response, request } = event.detail.ctx;
+    if (event.target.id === "search" && response.status >= 400) location.assign(request.action);
+  });
+
   const filters = document.querySelector("details[data-fold-when-narrow]");
   if (filters && window.matchMedia(NARROW).matches) filters.open = false;
   // On a wide screen the fold has no handle, so it must be open there.

@@ -82,7 +82,7 @@ async def list_clients(desk: Desk) -> Template:
 @get("/clients/new", permission="clients:write", include_in_schema=False)
 async def new_client(desk: Desk) -> Template:
     """Shows an empty form."""
-    form = Form({"request_id": str(new_id()), "revision": "0", "officer": desk.visitor.caller.subject})
+    form = Form({"request_id": str(new_id()), "revision": "0"})
     return await _form_page(desk, form, None)
 
 
@@ -250,7 +250,7 @@ async def _form_page(desk: Desk, form: Form, client: link_pb2.Client | None) -> 
     return desk.page(
         "clients/form.html",
         form=form,
-        heading="Add a client" if client is None else "Edit client",
+        heading="New client" if client is None else "Edit client",
         verb="Add the client" if client is None else "Save changes",
         trail=crumbs,
         action="/clients/new" if client is None else f"/{client.name}/edit",

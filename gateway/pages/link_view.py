@@ -22,6 +22,7 @@ class LinkItem:
 
     id: str
     href: str
+    client_href: str
     portal: str
     page: str
     state: Label
@@ -38,6 +39,7 @@ def item_of(link: link_pb2.Link, portals: Mapping[str, str], zone: Zone) -> Link
     return LinkItem(
         id=words.id_of(link.name) or "",
         href=f"/{link.name}",
+        client_href=f"/{link.client}" if link.client else "",
         portal=portals.get(link.portal, "Portal"),
         page=link.page,
         state=labels.LINK_STATE_LABELS.get(state, labels.UNKNOWN),

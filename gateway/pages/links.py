@@ -128,7 +128,7 @@ async def change_expiry(desk: Desk, link_id: str) -> Response[Any]:
     form = await read_form(desk.request, "expire_date")
     day = _day(form, desk)
     asked = link_pb2.ExtendLinkRequest(
-        name=f"links/{link_id}", expire_time=to_proto(desk.zone.end_of(day)) if day else None
+        name=f"links/{link_id}", expire_time=to_proto(desk.zone.last_moment_of(day)) if day else None
     )
     if not form.problems:
         try:
@@ -155,7 +155,7 @@ async def _create(
             page=page,
             client=client.name if client else "",
             message=form.value("message"),
-            expire_time=to_proto(desk.zone.end_of(day)) if day else None,
+            expire_time=to_proto(desk.zone.last_moment_of(day)) if day else None,
         )
         asked = link_pb2.CreateLinkRequest(link=link, request_id=form.value("request_id"))
         try:
@@ -171,7 +171,7 @@ def _day(form: Form, desk: Desk) -> date | None:
     day = read_day(text)
     if text and day is None:
         form.add("expire_date", "This must be a day that exists, such as 2026-11-23.")
-    elif day and desk.zone.end_of(day) <= now():
+    elif day and desk.zone.last_moment_of(day) <= now():
         form.add("expire_date", "The last day must be today or later.")
         return None
     return day
@@ -179,7 +179,7 @@ def _day(form: Form, desk: Desk) -> date | None:
 
 def _last_day(desk: Desk, link: link_pb2.Link) -> str:
     at = words.moment_of(link, "expire_time")
-    return desk.zone.last_day_before(at).isoformat() if at else ""
+    return desk.zone.day_of(at).isoformat() if at else ""
 
 
 async def _form_page(
@@ -191,7 +191,7 @@ async def _form_page(
     return desk.page(
         "links/new.html",
         form=form,
-        heading=f"Create a link for {shown}" if client else f"Create a shared link to {shown}",
+        heading=f"New link for {shown}" if client else f"New shared link to {shown}",
         lead="The link is personal: its opens are recorded as this client's."
         if client
         else "A shared link is for a poster, a website or social media. Its opens are recorded without a client.",

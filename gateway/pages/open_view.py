@@ -12,7 +12,7 @@ from gateway.pages.labels import Label
 from gateway.pages.times import Moment, Zone
 
 SHARED_LINK = "Shared link"
-REDIRECT = "Redirect"
+NO_CLIENT = "No client"
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,11 @@ def page_of(found: reporting_pb2.Open, others: Iterable[reporting_pb2.Open], zon
     """Returns everything about one open; `clients` tells whether the reader may look at clients."""
     verdict = words.VERDICT.word(found.verdict) or ""
     state = words.LINK_STATE.word(found.link_state) or ""
-    who = found.client_display_name or ("a shared link" if found.portal else found.portal_display_name or "a redirect")
+    what = "a shared link" if found.portal else found.portal_display_name or "a redirect"
+    if found.client:
+        what = f"the link of {_client(found)}"
     return OpenPage(
-        title=f"Open of {who}" if not found.client else f"{who}: open",
+        title=f"Open of {what}",
         opened=zone.at(found, "open_time"),
         labels=labels_of(found),
         late_sentence=labels.STATE_SENTENCES.get(state, ""),
@@ -151,7 +153,7 @@ def page_of(found: reporting_pb2.Open, others: Iterable[reporting_pb2.Open], zon
 def _client(found: reporting_pb2.Open) -> str:
     if found.client:
         return found.client_display_name or "Client"
-    return SHARED_LINK if found.kind != words.KIND.number("redirect") else REDIRECT
+    return SHARED_LINK if found.kind != words.KIND.number("redirect") else NO_CLIENT
 
 
 def _what(found: reporting_pb2.Open, zone: Zone, clients: bool) -> Group:

@@ -164,7 +164,7 @@ def _names(form: Form) -> dict[str, str]:
 
 async def _form_page(desk: Desk, form: Form, *, hosted: bool, portal: link_pb2.Portal | None) -> Template:
     pages = await _pages(desk, form) if hosted else []
-    new = "Create a portal with pages" if hosted else "Create a portal on a site of your agency"
+    new = "New portal with pages" if hosted else "New portal on a site of your agency"
     action = f"/{portal.name}/edit" if portal else f"/portals/new/{'hosted' if hosted else 'external'}"
     crumbs = [("Portals", "/portals")] + ([(portal.display_name, f"/{portal.name}")] if portal else [])
     return desk.page(

@@ -40,7 +40,6 @@ class PortalView:
     href: str
     display_name: str
     kind: str
-    leads_to: str
     target_uri: str
     status: Label
     active: bool
@@ -179,7 +178,6 @@ def _view(desk: Desk, portal: link_pb2.Portal, counts: dict[str, int] | None) ->
         href=f"/{portal.name}",
         display_name=portal.display_name,
         kind=labels.PORTAL_KINDS.get(kind, "Other"),
-        leads_to=portal.target_uri or "Pages of OpenNotice",
         target_uri=portal.target_uri,
         status=labels.ON if portal.active else labels.OFF,
         active=portal.active,

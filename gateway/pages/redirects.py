@@ -179,7 +179,7 @@ def _form_page(desk: Desk, form: Form, name: str | None) -> Template:
     return desk.page(
         "portals/form.html",
         form=form,
-        heading="Edit redirect" if name else "Create a redirect",
+        heading="Edit redirect" if name else "New redirect",
         verb="Save changes" if name else "Create the redirect",
         trail=[("Redirects", "/redirects")],
         action=f"/{name}/edit" if name else "/redirects/new",

@@ -48,7 +48,7 @@ def _message(found: reporting_pb2.TimelineEntry, at: Moment, zone: Zone) -> Entr
     about = ""
     if deadline:
         day = zone.moment(deadline)
-        about = f"About {day.date}, {day.clock} {day.zone}"
+        about = f"Deadline {day.date}, {day.clock} {day.zone}"
     return Entry(at, "message", f"{channel} {'sent' if sent else 'created'}", about, "", [])
 
 

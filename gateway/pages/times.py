@@ -70,9 +70,13 @@ class Zone:
         """Returns the first instant after a day here."""
         return self.start_of(day + timedelta(days=1))
 
-    def last_day_before(self, end: datetime) -> date:
-        """Returns the last day here that lies wholly or partly before an instant; the inverse of `end_of`."""
-        return (end - timedelta(milliseconds=1)).astimezone(self._zone or UTC).date()
+    def last_moment_of(self, day: date) -> datetime:
+        """Returns the last instant of a day here; as an expiry it reads as that day and not as midnight of the next."""
+        return self.end_of(day) - timedelta(milliseconds=1)
+
+    def day_of(self, at: datetime) -> date:
+        """Returns the day that an instant falls on here."""
+        return at.astimezone(self._zone or UTC).date()
 
 
 def read_day(text: str) -> date | None:
