@@ -58,7 +58,7 @@ class Credentials:
             display_name=user.display_name,
             agency_id=agency_id,
             role=user.role.value,
-            permissions=permission.OF_ROLE[user.role],
+            permissions=permission.permissions_of(user.role),
             own_clients_only=permission.sees_own_clients_only(user.role),
             source_address=source_address,
         )

@@ -58,7 +58,7 @@ _CLERK = frozenset(
 )
 _AUDITOR = frozenset(permission for permission in _ADMIN if permission.endswith(":read"))
 
-OF_ROLE: dict[Role, frozenset[str]] = {
+_OF_ROLE: dict[Role, frozenset[str]] = {
     Role.ADMIN: _ADMIN,
     Role.MANAGER: _MANAGER,
     Role.SUPERVISOR: _SUPERVISOR,
@@ -66,6 +66,11 @@ OF_ROLE: dict[Role, frozenset[str]] = {
     Role.AUDITOR: _AUDITOR,
 }
 EVERY = _ADMIN
+
+
+def permissions_of(role: Role) -> frozenset[str]:
+    """Returns what a user with a role may do."""
+    return _OF_ROLE[role]
 
 
 def of_scopes(scopes: Collection[str]) -> frozenset[str]:

@@ -92,7 +92,7 @@ class Registrar:
         chosen = password.make()
         user = _new_user(caller.agency, email, name, role, await self._hasher.hash(chosen), now)
         async with audit.transaction(self._serve, caller, "user.create") as conn:
-            _check_holds(caller, permission.OF_ROLE[role])
+            _check_holds(caller, permission.permissions_of(role))
             if earlier := await _claim(conn, caller.agency, once, user.user_id, now):
                 return Given(known_user(await store.get_user(conn, earlier)), "")
             await _add_user(conn, user)
@@ -118,7 +118,7 @@ class Registrar:
                     reason, "an agency keeps an administrator, and nobody changes their own rights"
                 )
             if after.role is not before.role:
-                _check_holds(caller, permission.OF_ROLE[after.role])
+                _check_holds(caller, permission.permissions_of(after.role))
             after = replace(after, revision=before.revision + 1)
             await store.save_user(conn, after)
             if after.disabled:
@@ -148,7 +148,7 @@ class Registrar:
                 # Who found somebody's open browser must not get the account for good.
                 raise FailedPrecondition("OWN_ACCOUNT", "one's own password is changed with the current one")
             # A new password is the account itself, so it is given only by who could have given its role.
-            _check_holds(caller, permission.OF_ROLE[user.role])
+            _check_holds(caller, permission.permissions_of(user.role))
             await store.save_user(conn, replace(user, password_hash=password_hash, revision=user.revision + 1))
             await store.end_sessions(conn, user.user_id)
             await audit.write(conn, caller, caller.agency, "user.reset-password", name)

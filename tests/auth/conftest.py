@@ -122,7 +122,8 @@ class Auth:
     async def sign_in(self, email: str, password: str = PASSWORD) -> auth_pb2.Session:
         """Signs in as the gateway does it."""
         request = auth_pb2.SignInRequest(email=email, password=password, source_address="192.0.2.7")
-        return await self.stub.SignIn(request, metadata=self.by("gateway"))
+        session: auth_pb2.Session = await self.stub.SignIn(request, metadata=self.by("gateway"))
+        return session
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """Reads, or changes, the database past every rule, as only a test may."""

@@ -233,7 +233,8 @@ async def make_key(auth: Auth, *scopes: str, **more: Any) -> auth_pb2.CreateApiK
     request = auth_pb2.CreateApiKeyRequest(
         api_key=auth_pb2.ApiKey(display_name="Case system", scopes=scopes, **more), request_id=str(names.new_id())
     )
-    return await auth.stub.CreateApiKey(request, metadata=auth.by(DANA))
+    made: auth_pb2.CreateApiKeyResponse = await auth.stub.CreateApiKey(request, metadata=auth.by(DANA))
+    return made
 
 
 async def test_a_key_is_exchanged_for_an_identity_with_its_scopes(auth: Auth) -> None:
