@@ -17,7 +17,7 @@ Fetch = Callable[[], Awaitable[list[Agency]]]
 
 # A change is promised everywhere within 5 seconds, also in a replica that did not get the event.
 _RELOAD_SECONDS = 2.0
-# An agency that auth does not know either must not make a call for every pack, and a frozen auth must not hold packs up.
+# An agency that auth does not know either must not make a call for every pack, nor may a frozen auth hold packs up.
 _FETCH_PAUSE_SECONDS = 10.0
 _FETCH_SECONDS = 1.0
 
