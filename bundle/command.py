@@ -13,7 +13,6 @@ from bundle.auth_calls import AuthCalls, CallRefused
 from bundle.home import Home, read_json
 from bundle.processes import OWN
 from bundle.program import HostFault
-from bundle.run import run as run_bundle
 from bundle.settings import BundleSettings, email, load_bundle_settings
 from bundle.terminal import Terminal
 from services.chassis.settings import SettingsFault
@@ -85,6 +84,9 @@ def opennotice() -> None:
 @click.option("--verbose", is_flag=True, help="Show every line of every process, not only what needs attention.")
 def run(verbose: bool) -> None:
     """Run everything on this machine until Ctrl-C."""
+    # Here, so that `opennotice status` does not load what it takes to run a product: it is asked often.
+    from bundle.run import run as run_bundle
+
     settings = load_bundle_settings()
     asyncio.run(run_bundle(settings, Terminal(every_line=verbose)))
 

@@ -152,12 +152,12 @@ def test_the_demo_can_be_loaded_twice(bundle: Bundle) -> None:
     key = bundle.new_key("--agency", demo["agency"])
     with bundle.api(key) as api:
         assert wait_until(lambda: _total(api) == 300, seconds=20), _total(api)
-        states = {entry["link_state"] for entry in api.get("opens", params={"page_size": 200}).json()["opens"]}
+        states = {entry["link_state"] for entry in api.get("/opens", params={"page_size": 200}).json()["opens"]}
     assert {"active", "expired", "revoked"} <= states
 
 
 def _total(api: httpx.Client) -> int:
-    answer = api.get("opens:summary", params={"by": "verdict"})
+    answer = api.get("/opens:summary", params={"by": "verdict"})
     assert answer.status_code == 200, answer.text
     return int(answer.json()["total"])
 
