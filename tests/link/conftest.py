@@ -10,6 +10,7 @@ import nats
 import psycopg
 import pytest
 from google.protobuf.message import Message
+from nats.js.errors import NotFoundError
 from opennotice.auth.v1 import auth_pb2_grpc
 from opennotice.link.v1 import link_pb2, link_pb2_grpc
 from psycopg.rows import dict_row
@@ -57,7 +58,7 @@ class Link:
 
     async def portal(self, who: Person = cast.DANA, **fields: Any) -> link_pb2.Portal:
         """Creates a hosted portal with two pages, or as the fields say."""
-        given = {
+        given: dict[str, Any] = {
             "display_name": "Hearings",
             "kind": link_pb2.PORTAL_KIND_HOSTED,
             "pages": [
@@ -66,30 +67,35 @@ class Link:
             ],
         } | fields
         request = link_pb2.CreatePortalRequest(portal=link_pb2.Portal(**given))
-        return await self.stub.CreatePortal(request, metadata=self.by(who))
+        made: link_pb2.Portal = await self.stub.CreatePortal(request, metadata=self.by(who))
+        return made
 
     async def client(self, who: Person = cast.DANA, **fields: Any) -> link_pb2.Client:
         """Creates a client."""
         given = {"display_name": "John Q. Public"} | fields
         request = link_pb2.CreateClientRequest(client=link_pb2.Client(**given))
-        return await self.stub.CreateClient(request, metadata=self.by(who))
+        made: link_pb2.Client = await self.stub.CreateClient(request, metadata=self.by(who))
+        return made
 
     async def message(self, who: Person = cast.DANA, **fields: Any) -> link_pb2.Message:
         """Creates a message."""
         given = {"channel": link_pb2.CHANNEL_SMS} | fields
         request = link_pb2.CreateMessageRequest(message=link_pb2.Message(**given))
-        return await self.stub.CreateMessage(request, metadata=self.by(who))
+        made: link_pb2.Message = await self.stub.CreateMessage(request, metadata=self.by(who))
+        return made
 
     async def link(self, who: Person = cast.DANA, request_id: str = "", **fields: Any) -> link_pb2.Link:
         """Creates a link."""
         request = link_pb2.CreateLinkRequest(link=link_pb2.Link(**fields), request_id=request_id)
-        return await self.stub.CreateLink(request, metadata=self.by(who))
+        made: link_pb2.Link = await self.stub.CreateLink(request, metadata=self.by(who))
+        return made
 
     async def redirect(self, who: Person = cast.DANA, **fields: Any) -> link_pb2.Redirect:
         """Creates a redirect."""
         given = {"display_name": "Pay online", "target_uri": "https://pay.court.example/now"} | fields
         request = link_pb2.CreateRedirectRequest(redirect=link_pb2.Redirect(**given))
-        return await self.stub.CreateRedirect(request, metadata=self.by(who))
+        made: link_pb2.Redirect = await self.stub.CreateRedirect(request, metadata=self.by(who))
+        return made
 
     async def export(self, feed: link_pb2.Feed.ValueType, after: int = 0) -> list[link_pb2.DirectoryEntry]:
         """Returns every entry of an export that was complete."""
@@ -107,8 +113,8 @@ class Link:
         connection = await nats.connect(self.nats_url)
         found: list[M] = []
         try:
-            reader = await connection.jetstream().pull_subscribe(subject_for(kind.DESCRIPTOR), stream="LINK")
-            async with asyncio.timeout(10):
+            reader = await _reader(connection, subject_for(kind.DESCRIPTOR))
+            async with asyncio.timeout(30):
                 while not enough(found):
                     try:
                         messages = await reader.fetch(100, timeout=0.5)
@@ -118,6 +124,16 @@ class Link:
         finally:
             await connection.close()
         return found
+
+
+async def _reader(connection: Any, subject: str) -> Any:
+    """Returns a reader of the stream, which the process may be about to make."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await connection.jetstream().pull_subscribe(subject, stream="LINK")
+            except NotFoundError:
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture

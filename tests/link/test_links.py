@@ -60,9 +60,7 @@ async def test_a_revealed_link_shows_the_same_address_and_the_audit_log_hears_of
 
 async def test_an_auditor_may_not_reveal(link: Link) -> None:
     made = await link.link(portal=(await link.portal()).name)
-    error = await refusal(
-        link.stub.RevealLink(link_pb2.RevealLinkRequest(name=made.name), metadata=link.by(BOB))
-    )
+    error = await refusal(link.stub.RevealLink(link_pb2.RevealLinkRequest(name=made.name), metadata=link.by(BOB)))
     assert isinstance(error, PermissionDenied)
 
 
@@ -74,9 +72,7 @@ async def test_revoking_ends_a_link_for_good_and_can_be_repeated(link: Link) -> 
     assert first.state == link_pb2.LINK_STATE_REVOKED
     assert second == first
     error = await refusal(
-        link.stub.ExtendLink(
-            link_pb2.ExtendLinkRequest(name=made.name, expire_time=at(days=1)), metadata=link.by(DANA)
-        )
+        link.stub.ExtendLink(link_pb2.ExtendLinkRequest(name=made.name, expire_time=at(days=1)), metadata=link.by(DANA))
     )
     assert (type(error), error.reason) == (FailedPrecondition, "LINK_REVOKED")
 
@@ -117,7 +113,9 @@ async def test_an_expired_link_can_be_extended_and_works_again(link: Link) -> No
         pytest.param(
             lambda _: {"portal": f"portals/{new_id()}"}, NotFound, "PORTAL_UNKNOWN", "link.portal", id="unknown portal"
         ),
-        pytest.param(lambda _: {"portal": "9223372036854775808"}, NotFound, "PORTAL_UNKNOWN", "link.portal", id="A07-2^63"),
+        pytest.param(
+            lambda _: {"portal": "9223372036854775808"}, NotFound, "PORTAL_UNKNOWN", "link.portal", id="A07-2^63"
+        ),
         pytest.param(
             lambda p: {"portal": p.name.upper()}, NotFound, "PORTAL_UNKNOWN", "link.portal", id="A07-other-spelling"
         ),
@@ -125,10 +123,18 @@ async def test_an_expired_link_can_be_extended_and_works_again(link: Link) -> No
         pytest.param(lambda p: {"page": "a\0b"}, NotFound, "PAGE_UNKNOWN", "link.page", id="A02-NUL-in-page"),
         pytest.param(lambda p: {"client": "clients/-1"}, NotFound, "CLIENT_UNKNOWN", "link.client", id="A07-negative"),
         pytest.param(
-            lambda p: {"message": f"messages/{new_id()}"}, NotFound, "MESSAGE_UNKNOWN", "link.message", id="unknown message"
+            lambda p: {"message": f"messages/{new_id()}"},
+            NotFound,
+            "MESSAGE_UNKNOWN",
+            "link.message",
+            id="unknown message",
         ),
         pytest.param(
-            lambda p: {"expire_time": at(seconds=-5)}, InvalidArgument, "EXPIRE_TIME_PAST", "link.expire_time", id="past"
+            lambda p: {"expire_time": at(seconds=-5)},
+            InvalidArgument,
+            "EXPIRE_TIME_PAST",
+            "link.expire_time",
+            id="past",
         ),
         pytest.param(
             lambda p: {"expire_time": Timestamp(seconds=1 << 60)},
@@ -163,7 +169,8 @@ async def test_all_faults_of_a_request_are_named_together(link: Link) -> None:
 async def test_a_message_must_be_to_the_client_of_the_link(link: Link) -> None:
     portal, one, other = await link.portal(), await link.client(), await link.client(display_name="Other")
     message = await link.message(client=one.name)
-    for fields in ({"client": other.name}, {}):
+    wrong: list[dict[str, Any]] = [{"client": other.name}, {}]
+    for fields in wrong:
         error = await refusal(link.link(portal=portal.name, message=message.name, **fields))
         assert (type(error), error.reason) == (InvalidArgument, "MESSAGE_OF_OTHER_CLIENT")
     assert (await link.link(portal=portal.name, client=one.name, message=message.name)).message == message.name
@@ -188,7 +195,11 @@ async def test_links_are_listed_newest_first_page_by_page(link: Link) -> None:
 
 @pytest.mark.parametrize(
     ("page_size", "count"),
-    [pytest.param(0, 50, id="G09-0"), pytest.param(2**31 - 1, 200, id="G09-largest"), pytest.param(7, 7, id="as asked")],
+    [
+        pytest.param(0, 50, id="G09-0"),
+        pytest.param(2**31 - 1, 200, id="G09-largest"),
+        pytest.param(7, 7, id="as asked"),
+    ],
 )
 async def test_a_page_has_the_size_that_the_contract_says(link: Link, page_size: int, count: int) -> None:
     portal = await link.portal()

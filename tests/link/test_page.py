@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from services.link.page import LARGEST_HTML_BYTES, Page, check_page, check_together, render
 
-_HARMLESS_TAGS = set("p h2 h3 h4 h5 h6 strong em a ul ol li blockquote code pre hr br".split()) | set(
-    "table thead tbody tr th td".split()
-)
+_HARMLESS_TAGS = {
+    "p", "h2", "h3", "h4", "h5", "h6", "strong", "em", "a", "ul", "ol", "li", "blockquote", "code", "pre", "hr", "br",
+    "table", "thead", "tbody", "tr", "th", "td",
+}  # fmt: skip
 
 
 class _Reader(HTMLParser):
@@ -61,7 +62,7 @@ def test_links_lead_to_plain_addresses_and_give_nothing_away() -> None:
         pytest.param("[x](//evil.example)", id="A02-scheme-relative"),
         pytest.param("[x](/r/abc)", id="A02-relative"),
         pytest.param("![x](https://evil.example/pixel.gif)", id="A02-image"),
-        pytest.param("<https://a.example/\"onmouseover=\"alert(1)>", id="A02-autolink"),
+        pytest.param('<https://a.example/"onmouseover="alert(1)>', id="A02-autolink"),
         pytest.param("[x]: javascript:alert(1)\n\n[x]", id="A02-reference"),
         pytest.param("`<b>` <iframe src=//evil.example>", id="A02-iframe"),
         pytest.param('<a href="https://x.example" style="position:fixed">x</a>', id="A02-style"),

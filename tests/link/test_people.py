@@ -33,7 +33,7 @@ async def found(link: Link, query: str, who: Any = DANA) -> list[str]:
 
 
 async def test_a_client_is_kept_as_typed(link: Link) -> None:
-    given = {
+    given: dict[str, Any] = {
         "display_name": "José <script>alert(1)</script> \u202bعلي\u202c",
         "ref": "2026-CF-001",
         "email": "jose@mail.example",
@@ -225,7 +225,9 @@ async def test_a_message_is_queued_unless_said_otherwise(link: Link) -> None:
         pytest.param(
             {"send_time": Timestamp(seconds=253402300800)}, "FIELDS_INVALID", "message.send_time", id="G10-year-10000"
         ),
-        pytest.param({"deadline_time": Timestamp(seconds=-1)}, "FIELDS_INVALID", "message.deadline_time", id="G10-1969"),
+        pytest.param(
+            {"deadline_time": Timestamp(seconds=-1)}, "FIELDS_INVALID", "message.deadline_time", id="G10-1969"
+        ),
         pytest.param({"client": "clients/x"}, "CLIENT_UNKNOWN", None, id="unknown client"),
         pytest.param({"campaign": f"campaigns/{new_id()}"}, "CAMPAIGN_UNKNOWN", None, id="unknown campaign"),
     ],
@@ -238,9 +240,10 @@ async def test_a_wrong_message_is_refused(link: Link, fields: dict[str, Any], re
     assert not link.rows("select 1 from link.messages")
 
 
-async def report(link: Link, name: str, status: int, when: Timestamp | None = None) -> link_pb2.Message:
+async def report(link: Link, name: str, status: Any, when: Timestamp | None = None) -> link_pb2.Message:
     request = link_pb2.ReportDeliveryRequest(name=name, status=status, event_time=when)
-    return await link.stub.ReportDelivery(request, metadata=link.by(SAM))
+    reported: link_pb2.Message = await link.stub.ReportDelivery(request, metadata=link.by(SAM))
+    return reported
 
 
 async def test_the_newest_report_decides_and_all_are_kept_in_order(link: Link) -> None:

@@ -22,7 +22,8 @@ A_PAGE = link_pb2.Page(slug="start", title="Start", markdown="*x*")
 async def update(link: Link, portal: link_pb2.Portal, *paths: str) -> link_pb2.Portal:
     mask = FieldMask(paths=paths) if paths else None
     request = link_pb2.UpdatePortalRequest(portal=portal, update_mask=mask)
-    return await link.stub.UpdatePortal(request, metadata=link.by(MORGAN))
+    changed: link_pb2.Portal = await link.stub.UpdatePortal(request, metadata=link.by(MORGAN))
+    return changed
 
 
 async def test_a_hosted_portal_keeps_its_pages_in_order(link: Link) -> None:
@@ -55,7 +56,9 @@ async def test_an_external_portal_keeps_its_target_as_typed(link: Link) -> None:
         pytest.param(EXTERNAL | {"pages": [A_PAGE]}, "portal.pages", id="external with pages"),
         pytest.param({"pages": [A_PAGE, A_PAGE]}, "portal.pages[1].slug", id="slug twice"),
         pytest.param(
-            {"pages": [link_pb2.Page(slug=f"p{number}", title="T") for number in range(51)]}, "portal.pages", id="51 pages"
+            {"pages": [link_pb2.Page(slug=f"p{number}", title="T") for number in range(51)]},
+            "portal.pages",
+            id="51 pages",
         ),
         pytest.param(
             {"pages": [link_pb2.Page(slug=f"p{n}", title="T", markdown="&" * 17_000) for n in range(4)]},
@@ -206,7 +209,9 @@ async def test_a_redirect_has_an_address_of_its_own_space(link: Link) -> None:
 
 async def test_a_redirect_can_be_changed_and_switched_off(link: Link) -> None:
     made = await link.redirect()
-    given = link_pb2.Redirect(name=made.name, active=False, target_uri="https://court.example/new", revision=made.revision)
+    given = link_pb2.Redirect(
+        name=made.name, active=False, target_uri="https://court.example/new", revision=made.revision
+    )
     changed = await link.stub.UpdateRedirect(link_pb2.UpdateRedirectRequest(redirect=given), metadata=link.by(DANA))
     assert (changed.active, changed.target_uri, changed.display_name) == (False, given.target_uri, made.display_name)
     error = await refusal(
@@ -227,5 +232,7 @@ async def test_an_unknown_name_is_not_found(link: Link) -> None:
     for name in (f"portals/{new_id()}", "portals/", "", "portals/1", f"redirects/{new_id()}"):
         error = await refusal(link.stub.GetPortal(link_pb2.GetPortalRequest(name=name), metadata=link.by(DANA)))
         assert (type(error), error.reason) == (NotFound, "PORTAL_UNKNOWN")
-        error = await refusal(link.stub.GetRedirect(link_pb2.GetRedirectRequest(name=f"x{name}"), metadata=link.by(DANA)))
+        error = await refusal(
+            link.stub.GetRedirect(link_pb2.GetRedirectRequest(name=f"x{name}"), metadata=link.by(DANA))
+        )
         assert (type(error), error.reason) == (NotFound, "REDIRECT_UNKNOWN")

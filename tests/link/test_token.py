@@ -28,10 +28,7 @@ def test_a_token_stays_the_same_for_ever() -> None:
 @given(st.uuids(), st.uuids())
 def test_tokens_differ_by_id_kind_and_key_and_fit_a_url(one: UUID, other: UUID) -> None:
     tokens = {
-        KEYS.token(kind, identifier, version)
-        for kind in TokenKind
-        for identifier in {one, other}
-        for version in (1, 2)
+        KEYS.token(kind, identifier, version) for kind in TokenKind for identifier in {one, other} for version in (1, 2)
     }
     assert len(tokens) == 4 * len({one, other})
     assert all(re.fullmatch(rf"[A-Za-z0-9_-]{{{LENGTH}}}", token) for token in tokens)

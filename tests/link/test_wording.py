@@ -55,8 +55,11 @@ def test_mail_addresses_in_use_are_accepted(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["a", "a@b", "a@@b.example", "a b@c.example", "a@b.example\n", "a@b.example, c@d.example", "<a@b.example>", "@b.example",
-     "a@-b.example", f"{'a' * 65}@b.example", f"a@{'b' * 250}.example", "a\0@b.example", "a@b\u202e.example"],
+    [
+        "a", "a@b", "a@@b.example", "a b@c.example", "a@b.example\n", "a@b.example, c@d.example", "<a@b.example>",
+        "@b.example", "a@-b.example", f"{'a' * 65}@b.example", f"a@{'b' * 250}.example", "a\0@b.example",
+        "a@b\u202e.example",
+    ],
 )  # fmt: skip
 def test_what_is_no_mail_address_is_refused(address: str) -> None:
     found: list[str] = []

@@ -28,7 +28,7 @@ from services.link.store import feed, links, people, portals
 from services.link.token import TokenKeys, TokenKind, token_hash
 
 # A caller that waits for an answer before it sends more gets one for what it sent so far.
-_GATHER_SECONDS = 0.1
+_GATHER_SECONDS = 0.5
 _OTHER_THAN_INVALID: Mapping[str, type[ServiceError]] = {
     "PORTAL_UNKNOWN": NotFound,
     "PAGE_UNKNOWN": NotFound,
@@ -42,25 +42,42 @@ Outcome = Link | ServiceError
 async def groups(
     requests: AsyncIterator[link_pb2.CreateLinkRequest],
 ) -> AsyncIterator[list[link_pb2.CreateLinkRequest]]:
-    """Gathers requests into groups: a full one at once, a smaller one when nothing more comes for a moment."""
-    group: list[link_pb2.CreateLinkRequest] = []
-    coming = asyncio.ensure_future(anext(requests))
+    """Gathers requests into groups: a full one at once, a smaller one at the end or when nothing comes for a while."""
+    # Read ahead while a group is being made, up to one group more.
+    arrived: asyncio.Queue[link_pb2.CreateLinkRequest | None] = asyncio.Queue(GROUP)
+
+    async def read() -> None:
+        try:
+            async for request in requests:
+                await arrived.put(request)
+        finally:
+            await arrived.put(None)
+
+    reading, ended = asyncio.create_task(read()), False
     try:
-        while True:
-            done, _ = await asyncio.wait({coming}, timeout=_GATHER_SECONDS if group else None)
-            if done:
+        while not ended and (first := await arrived.get()) is not None:
+            group = [first]
+            while len(group) < GROUP and not ended:
                 try:
-                    group.append(coming.result())
-                except StopAsyncIteration:
+                    request = await _next(arrived)
+                except TimeoutError:
                     break
-                coming = asyncio.ensure_future(anext(requests))
-            if group and (not done or len(group) == GROUP):
-                yield group
-                group = []
+                if request is None:
+                    ended = True
+                else:
+                    group.append(request)
+            yield group
+        await reading
     finally:
-        coming.cancel()
-    if group:
-        yield group
+        reading.cancel()
+
+
+async def _next(arrived: "asyncio.Queue[link_pb2.CreateLinkRequest | None]") -> link_pb2.CreateLinkRequest | None:
+    """Returns the next request, or None at the end; raises TimeoutError when none comes for a while."""
+    if not arrived.empty():
+        return arrived.get_nowait()
+    async with asyncio.timeout(_GATHER_SECONDS):
+        return await arrived.get()
 
 
 async def issue(conn: Connection, keys: TokenKeys, requests: Sequence[link_pb2.CreateLinkRequest]) -> list[Outcome]:
