@@ -52,8 +52,10 @@ format: .state/dev ## Put the code into the house's form
 	$(PY) -m ruff format .
 
 .PHONY: bench
-bench: .state/dev .state/stubs-dev ## Measure opens per second against a bundle started for it
+bench: .state/dev .state/stubs-dev ## Measure: opens a second, enrichment, search and export; prints, compares nothing
 	@$(PY) -m tests.bench.opens
+	@$(PY) -m tests.bench.enrichment
+	@$(PY) -m tests.bench.reporting
 
 .PHONY: proto
 proto: .state/dev ## Generate the stubs beside their .proto files

@@ -33,7 +33,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turns the skip of a required test into a failure with the reason."""
     report = yield
-    missed = [name for name in sorted(item.config.stash[_REQUIRED]) if item.get_closest_marker(name)]
+    wanted = item.config.stash[_REQUIRED]
+    missed = [name for name in sorted(wanted) if item.get_closest_marker(name)]
     if report.skipped and missed:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"
