@@ -20,8 +20,11 @@ class Credentials:
         self._directory = directory
         self._signer = signer
 
-    async def issue(self, credential: str, source_address: str) -> Signed:
-        """Returns a signed identity and when it ends; raises Unauthenticated without saying why."""
+    async def issue(self, credential: str, source_address: str, *, passive: bool = False) -> Signed:
+        """Returns a signed identity and when it ends; raises Unauthenticated without saying why.
+
+        Passive means that nobody did anything: it does not count as use, so an idle session still ends.
+        """
         signed = None
         if secret.is_well_formed(credential):
             kept = secret.digest(credential)
@@ -32,7 +35,7 @@ class Credentials:
             if agency_id is not None:
                 sign = self._for_session if is_session else self._for_api_key
                 async with self._serve.transaction(agency_id) as conn:
-                    signed = await sign(conn, kept, agency_id, source_address)
+                    signed = await sign(conn, kept, agency_id, source_address, passive)
         if signed is None:
             raise Unauthenticated("CREDENTIAL_UNKNOWN", "the credential is not valid")
         return signed
@@ -42,7 +45,7 @@ class Credentials:
         return (await self.issue(credential, source_address))[0]
 
     async def _for_session(
-        self, conn: Connection, session_hash: bytes, agency_id: UUID, source_address: str
+        self, conn: Connection, session_hash: bytes, agency_id: UUID, source_address: str, passive: bool
     ) -> Signed | None:
         now = clock.now()
         found = await store.get_session(conn, session_hash)
@@ -51,7 +54,7 @@ class Credentials:
         user = await store.get_user(conn, found.user_id)
         if user is None or user.disabled:
             return None
-        if session.must_touch(found, now):
+        if not passive and session.must_touch(found, now):
             await store.touch_session(conn, session_hash, now)
         return self._signer.sign(
             subject=user.name,
@@ -64,13 +67,13 @@ class Credentials:
         )
 
     async def _for_api_key(
-        self, conn: Connection, key_hash: bytes, agency_id: UUID, source_address: str
+        self, conn: Connection, key_hash: bytes, agency_id: UUID, source_address: str, passive: bool
     ) -> Signed | None:
         now = clock.now()
         key = await store.get_api_key_by_hash(conn, key_hash)
         if key is None or not api_key.is_alive(key, now):
             return None
-        if api_key.must_touch(key, now):
+        if not passive and api_key.must_touch(key, now):
             await store.touch_api_key(conn, key.api_key_id, api_key.use_minute(now))
         return self._signer.sign(
             subject=key.name,

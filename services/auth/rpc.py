@@ -50,7 +50,9 @@ class IdentityService(identity_pb2_grpc.IdentityServiceServicer):
             faults.add("credential", "must be given")
         _check_address(request.source_address, faults)
         faults.stop()
-        token, expire_time = await self._credentials.issue(request.credential, request.source_address)
+        token, expire_time = await self._credentials.issue(
+            request.credential, request.source_address, passive=request.passive
+        )
         return identity_pb2.Identity(token=token, expire_time=clock.to_proto(expire_time))
 
 
