@@ -9,9 +9,12 @@ import pytest
 from opennotice.auth.v1 import auth_pb2
 from opennotice.identity.v1 import identity_pb2
 
+from services.auth.password import Hasher
+from services.auth.sign_in import Doorkeeper
 from services.chassis import names
 from services.chassis.errors import InvalidArgument, NotFound, PermissionDenied, ServiceError, Unauthenticated
 from services.chassis.identity import Caller
+from services.chassis.postgres import Database
 from tests import cast
 from tests.auth.conftest import PASSWORD, Auth, email_of, id_of, refusal
 from tests.cast import ALICE, BOB, CHARLIE, DANA
@@ -359,3 +362,31 @@ async def test_a_reset_password_is_shown_once_and_ends_the_sessions(auth: Auth) 
 async def test_nobody_resets_their_own_password(auth: Auth) -> None:
     request = auth_pb2.ResetPasswordRequest(name=DANA.name)
     assert (await refusal(auth.stub.ResetPassword(request, metadata=auth.by(DANA)))).reason == "OWN_ACCOUNT"
+
+
+class Patient(Hasher):
+    """Checks a password for real, but not before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def matches(self, password: str, stored: str | None) -> bool:
+        """Waits first."""
+        await self.go.wait()
+        return await super().matches(password, stored)
+
+
+async def test_a_password_that_is_replaced_while_it_is_checked_opens_nothing(
+    auth: Auth, serve: Database, directory: Database
+) -> None:
+    hasher = Patient()
+    signing_in = asyncio.ensure_future(Doorkeeper(serve, directory, hasher).sign_in(DANAS, PASSWORD, ""))
+    async with asyncio.timeout(10):
+        while not auth.rows("select 1 from auth.tries"):
+            await asyncio.sleep(0.01)
+    auth.rows("update auth.users set password_hash = %s", await Hasher().hash("eight quiet herons by the mill"))
+    hasher.go.set()
+    with pytest.raises(Unauthenticated):
+        await signing_in
+    assert auth.rows("select 1 from auth.sessions") == []
