@@ -80,12 +80,16 @@ class Directory:
                 self._put_aside()
             else:
                 self._portals = {portal.portal_id: portal for portal in portals}
-                self.is_saved = True
                 return
 
     def _open_now(self) -> tuple[FeedState, list[Portal]]:
-        conn = store.open_directory(self._path)
-        self._write_conn = conn
+        try:
+            conn = self._write_conn = store.open_directory(self._path)
+        except sqlite3.OperationalError as error:
+            # A full disk refuses even to open a file for writing; reading what is there still serves every visitor.
+            conn = store.open_for_reading(self._path)
+            self.is_saved = False
+            _LOG.error("the copy of the directory can only be read", error=str(error))
         return store.feed_state(conn), store.all_portals(conn)
 
     def _put_aside(self) -> None:
@@ -159,7 +163,7 @@ class Directory:
         def run() -> T:
             conn = getattr(self._per_thread, "conn", None)
             if conn is None:
-                conn = self._per_thread.conn = store.open_directory(self._path)
+                conn = self._per_thread.conn = self._open_reader()
             return look(conn)
 
         try:
@@ -167,6 +171,12 @@ class Directory:
         except sqlite3.Error as error:
             _LOG.error("the copy of the directory cannot be read", error=str(error))
             return None
+
+    def _open_reader(self) -> sqlite3.Connection:
+        try:
+            return store.open_directory(self._path)
+        except sqlite3.OperationalError:
+            return store.open_for_reading(self._path)
 
     # Changes.
 

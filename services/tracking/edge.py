@@ -149,7 +149,7 @@ class Edge:
             repaired=target.repaired,
             token=target.token,
         )
-        metrics.OPENS.labels(state.value).inc()
+        _COUNTED[state].inc()
         if await self._is_recorded(visit):
             return answer[0], [*answer[1], (b"x-open-id", str(open_id).encode())], answer[2]
         return answer
@@ -240,6 +240,8 @@ class Edge:
             self._misses_untold, self._misses_told_at = 0, now
 
 
+# Looked up once: finding a metric by label costs more than counting.
+_COUNTED = {state: metrics.OPENS.labels(state.value) for state in State}
 _LATER: Answer = (503, [*_HTML, (b"retry-after", b"2")], pages.UNAVAILABLE)
 _GONE: dict[State, Answer] = {
     State.EXPIRED: (410, _HTML, pages.EXPIRED),

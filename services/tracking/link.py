@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from uuid import UUID
 
 
@@ -87,6 +88,7 @@ def state_of(link: Link, portal: Portal, now_ms: int) -> State:
     return State.ACTIVE if portal.active else State.PORTAL_INACTIVE
 
 
+@lru_cache(maxsize=4096)
 def location_of(target_uri: str) -> bytes | None:
     """Returns a target as the value of a Location header, None when it cannot be one.
 

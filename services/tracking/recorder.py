@@ -161,8 +161,8 @@ class Recorder:
                 # After the requests that arrived in the same round of the loop, so that they go together.
                 self._pumping = True
                 asyncio.get_running_loop().call_soon(self._pump)
-        # Shielded: a visitor who goes away must not take the open of their visit along.
-        return await asyncio.shield(done)
+        # A visitor who goes away cancels only the waiting: the open itself is in the queue and is written.
+        return await done
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

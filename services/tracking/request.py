@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from services.chassis.address import Network, client_address, parse_address, trusts
@@ -144,12 +145,17 @@ class AddressRule:
     def visitor(self, peer: str, headers: Headers) -> str:
         """Returns the visitor's address as text; empty when the socket has none."""
         forwarded = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
-        return client_address(peer, forwarded, self._trusted)
+        return client_address(peer, forwarded, self._trusted) if self._trusted else _plain_address(peer)
 
     def exempt_from_throttle(self, address: str) -> bool:
         """Whether misses from an address are not counted: this machine, and proxies that stand for many visitors."""
         found = parse_address(address)
         return found is None or found.is_loopback or trusts(self._trusted, found)
+
+
+@lru_cache(maxsize=4096)
+def _plain_address(peer: str) -> str:
+    return client_address(peer, (), ())
 
 
 def throttle_key(address: str) -> str:

@@ -215,11 +215,8 @@ class Court:
             js = client.jetstream()
             reader = await js.pull_subscribe("opennotice.tracking.v1.opens.recorded", stream="TRACKING")
             found: list[events_pb2.OpensRecorded] = []
-            for _ in range(1000):
-                try:
-                    messages = await reader.fetch(200, timeout=0.5)
-                except TimeoutError:
-                    break
+            while (await reader.consumer_info()).num_pending:
+                messages = await reader.fetch(200, timeout=5)
                 found += [events_pb2.OpensRecorded.FromString(message.data) for message in messages]
             return found
         finally:
@@ -253,7 +250,8 @@ class Court:
         if kind == link_pb2.PORTAL_KIND_EXTERNAL:
             fields.setdefault("target_uri", "https://portal.court.example/start?a=b")
         portal = link_pb2.Portal(display_name="Hearings", kind=kind, **fields)
-        return self.call("CreatePortal", link_pb2.CreatePortalRequest(portal=portal))
+        made: link_pb2.Portal = self.call("CreatePortal", link_pb2.CreatePortalRequest(portal=portal))
+        return made
 
     def new_link(self, portal: link_pb2.Portal, **fields: Any) -> tuple[str, link_pb2.Link]:
         """Makes a link; returns its token and itself."""

@@ -13,6 +13,7 @@ class Gate:
         self._to = port
         self._loop = asyncio.new_event_loop()
         self._moving = asyncio.Event()
+        self._answering = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -35,13 +36,13 @@ class Gate:
             writer.close()
             return
         self._writers.add(back)
-        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+        await asyncio.gather(self._pass_on(reader, back, self._moving), self._pass_on(there, writer, self._answering))
         self._writers -= {writer, back}
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may: asyncio.Event) -> None:
         try:
             while data := await reader.read(65536):
-                await self._moving.wait()
+                await may.wait()
                 writer.write(data)
                 await writer.drain()
         except OSError:
@@ -56,6 +57,7 @@ class Gate:
             if self._server is None:
                 await self._listen(self.port)
             self._moving.set()
+            self._answering.set()
             return 0
 
         self._run(work())
@@ -65,6 +67,16 @@ class Gate:
 
         async def work() -> int:
             self._moving.clear()
+            self._answering.clear()
+            return 0
+
+        self._run(work())
+
+    def hold_answers(self) -> None:
+        """Lets everything through to the server and nothing back: what was asked is done, and nobody hears of it."""
+
+        async def work() -> int:
+            self._answering.clear()
             return 0
 
         self._run(work())
@@ -80,6 +92,7 @@ class Gate:
                 writer.transport.abort()
             self._writers.clear()
             self._moving.set()
+            self._answering.set()
             return 0
 
         self._run(work())

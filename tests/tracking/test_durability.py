@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 from opennotice.link.v1 import link_pb2
 from opennotice.tracking.v1 import events_pb2
@@ -35,12 +36,6 @@ def ask_many(court: Court, path: str, count: int, at_once: int = 16) -> list[Ans
     """Sends many requests, some at the same time."""
     with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
         return list(threads.map(lambda _: court.ask(path), range(count)))
-
-
-def timed(court: Court, path: str) -> tuple[float, Answer]:
-    """Returns how long an answer took."""
-    began = time.monotonic()
-    return time.monotonic() - began, court.ask(path)
 
 
 def spooled(court: Court) -> int:
@@ -89,6 +84,19 @@ def test_opens_without_postgresql_are_spooled_and_moved_later_each_once(court: C
     assert stored(court, direct) == {direct[0]: 1}
 
 
+def test_an_open_whose_commit_was_never_confirmed_is_stored_once(court: Court) -> None:
+    token, _ = court.new_link(court.portal())
+    assert court.ask(f"/{token}").status == 302
+    court.gates["postgres"].hold_answers()
+    opens = ids([court.ask(f"/{token}")])
+    # PostgreSQL has it, but nobody was told: so it is in the spool as well.
+    wait_for(lambda: stored(court, opens) == {opens[0]: 1})
+    assert spooled(court) == 1
+    court.gates["postgres"].open()
+    wait_for(lambda: spooled(court) == 0, 20)
+    assert stored(court, opens) == {opens[0]: 1}
+
+
 def test_a_known_link_is_served_with_everything_else_down_even_after_kill_9(court: Court) -> None:
     external, _ = court.new_link(court.portal())
     hosted, _ = court.new_link(court.portal(pages=[PAGE]))
@@ -131,7 +139,7 @@ def test_no_answered_open_is_lost_when_tracking_is_killed_under_load(court: Cour
 
 
 def _ask_until_cut(court: Court, token: str) -> list[UUID]:
-    answered = []
+    answered: list[UUID] = []
     for _ in range(10_000):
         try:
             answer = court.ask(f"/{token}")
@@ -282,8 +290,6 @@ def test_a_refused_open_takes_no_other_along_and_becomes_a_dead_letter(court: Co
 
 
 def _as_owner(court: Court, statement: str) -> None:
-    import psycopg
-
     with psycopg.connect(court.database.admin_url, autocommit=True) as conn:
         conn.execute(statement.encode())
 

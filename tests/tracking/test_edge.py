@@ -3,10 +3,10 @@
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from opennotice.link.v1 import link_pb2
 from opennotice.tracking.v1 import events_pb2
 
@@ -38,12 +38,12 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def made(_court: Court) -> Iterator[Made]:
+def made(_court: Court) -> Made:
     """Gives an external link, a hosted link and a redirect."""
     external, _ = _court.new_link(_court.portal())
     hosted, _ = _court.new_link(_court.portal(pages=PAGES))
     redirect, _ = _court.redirect("https://forms.court.example/f?x=1#part")
-    yield Made(external, hosted, redirect)
+    return Made(external, hosted, redirect)
 
 
 def record_of(court: Court, answer: Answer) -> events_pb2.OpenRecorded:
@@ -56,7 +56,9 @@ def test_a_link_to_an_external_portal_leads_there_and_is_recorded(court: Court) 
     portal = court.portal()
     token, link = court.new_link(portal)
     before = time.time_ns() // 1_000_000
-    answer = court.ask(f"/{token}?utm=1", headers=[("User-Agent", "Mozilla/5.0 (iPhone)"), ("Referer", "https://m.example")])
+    answer = court.ask(
+        f"/{token}?utm=1", headers=[("User-Agent", "Mozilla/5.0 (iPhone)"), ("Referer", "https://m.example")]
+    )
     assert answer.status == 302
     assert answer.header("location") == "https://portal.court.example/start?a=b"
     record = record_of(court, answer)
@@ -217,7 +219,7 @@ def test_a_portal_that_is_switched_off_ends_its_links_within_two_seconds(court: 
     token, _ = court.new_link(portal)
     assert court.ask(f"/{token}").status == 200
     portal.active = False
-    court.call("UpdatePortal", link_pb2.UpdatePortalRequest(portal=portal, update_mask={"paths": ["active"]}))
+    court.call("UpdatePortal", link_pb2.UpdatePortalRequest(portal=portal, update_mask=FieldMask(paths=["active"])))
     answer = wait_for(lambda: (found := court.ask(f"/{token}/payment")).status == 410 and found, 2)
     assert record_of(court, answer).link_state == link_pb2.LINK_STATE_PORTAL_INACTIVE, "L08"
 
@@ -227,7 +229,7 @@ def test_a_changed_page_is_shown_within_two_seconds(court: Court) -> None:
     token, _ = court.new_link(portal, page="payment")
     assert b"By card" in court.ask(f"/{token}").body
     portal.pages[1].markdown = "In cash"
-    court.call("UpdatePortal", link_pb2.UpdatePortalRequest(portal=portal, update_mask={"paths": ["pages"]}))
+    court.call("UpdatePortal", link_pb2.UpdatePortalRequest(portal=portal, update_mask=FieldMask(paths=["pages"])))
     wait_for(lambda: b"In cash" in court.ask(f"/{token}").body, 2)
 
 

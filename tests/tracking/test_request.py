@@ -18,7 +18,7 @@ from services.tracking.request import (
     throttle_key,
 )
 
-TOKEN = "7HqX-_a0Zz19bcdEFGhiJQ"  # noqa: S105
+TOKEN = "7HqX-_a0Zz19bcdEFGhiJQ"
 HASH = hashlib.sha256(TOKEN.encode()).digest()
 
 

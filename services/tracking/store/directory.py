@@ -85,6 +85,11 @@ def open_directory(path: Path) -> sqlite3.Connection:
     return conn
 
 
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """Opens the copy as it lies there, without writing a byte; what is written later is not seen."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+
+
 def find_link(conn: sqlite3.Connection, token_hash: bytes) -> Link | None:
     """Returns the link with a token's hash."""
     row = conn.execute(
