@@ -44,6 +44,7 @@ from services.reporting.opens import (
     read_network,
 )
 from services.reporting.timeline import EntryKind, Place, from_values, to_values
+from services.reporting.timelines import store as timelines
 from services.reporting.watch import Watchers
 
 _LOG = log.get(__name__)
@@ -103,7 +104,7 @@ def _known(field: str, enum: Any, values: Sequence[int], faults: Faults) -> tupl
     return tuple(sorted(set(values) & known))
 
 
-def to_open(row: store.ListedOpen, into: reporting_pb2.Open | None = None) -> reporting_pb2.Open:
+def to_open(row: store.ListedOpen | store.ExportedOpen, into: reporting_pb2.Open | None = None) -> reporting_pb2.Open:
     """Returns an open as lists show it, with the names as they are now."""
     found = reporting_pb2.Open() if into is None else into
     found.MergeFromString(row.listed)
@@ -136,7 +137,7 @@ def to_detail(row: store.FullOpen) -> reporting_pb2.OpenDetail:
     )
 
 
-def to_entry(entry: store.Entry, client: store.Client) -> reporting_pb2.TimelineEntry:
+def to_entry(entry: timelines.Entry, client: timelines.Client) -> reporting_pb2.TimelineEntry:
     """Returns one entry of a timeline."""
     found = reporting_pb2.TimelineEntry(time=clock.to_proto(entry.time))
     if entry.kind == EntryKind.MESSAGE:
@@ -152,7 +153,7 @@ def to_entry(entry: store.Entry, client: store.Client) -> reporting_pb2.Timeline
     return found
 
 
-def packed(rows: Sequence[store.ListedOpen]) -> Iterator[Sequence[store.ListedOpen]]:
+def packed(rows: Sequence[store.ExportedOpen]) -> Iterator[Sequence[store.ExportedOpen]]:
     """Cuts rows into parts that fit into a message."""
     begin, size = 0, 0
     for at, row in enumerate(rows):
@@ -200,7 +201,7 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
         for row in rows[:size]:
             to_open(row, answer.opens.add())
         if len(rows) > size:
-            answer.next_page_token = self._token(scope, rows[size - 1].key)
+            answer.next_page_token = self._pages.encode(scope, [str(rows[size - 1].open_id)])
         return answer
 
     async def GetOpen(
@@ -235,9 +236,11 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
             async with store.snapshot(self._database.url, who.agency) as conn:
                 async for rows in store.export(conn, who.agency, wanted, after=after):
                     for part in packed(rows):
-                        answer = reporting_pb2.ExportOpensResponse(resume_token=self._token(scope, part[-1].key))
+                        answer = reporting_pb2.ExportOpensResponse()
                         for row in part:
                             to_open(row, answer.opens.add())
+                        last = parse_name("opens", answer.opens[-1].name)
+                        answer.resume_token = self._pages.encode(scope, [str(last)])
                         yield answer
         except IdleInTransactionSessionTimeout as error:
             raise DeadlineExceeded(
@@ -309,10 +312,10 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
         # Further ahead than any clock or deadline is wrong.
         before = from_values(values) if values else Place(clock.LATEST, 0, UUID(int=0))
         async with self._reading(who) as conn:
-            client = await store.get_client(conn, who.agency, client_id, officer_of(who)) if client_id else None
+            client = await timelines.get_client(conn, who.agency, client_id, officer_of(who)) if client_id else None
             if client is None:
                 raise NotFound("CLIENT_UNKNOWN", "there is no such client", client=request.client[:100])
-            entries = await store.list_timeline(conn, who.agency, client.client_id, before=before, limit=size + 1)
+            entries = await timelines.list_timeline(conn, who.agency, client.client_id, before=before, limit=size + 1)
         answer = reporting_pb2.GetClientTimelineResponse(entries=[to_entry(entry, client) for entry in entries[:size]])
         if len(entries) > size:
             answer.next_page_token = self._pages.encode(scope, to_values(entries[size - 1].place))
@@ -341,9 +344,6 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
         except grpc.aio.AioRpcError as error:
             _LOG.error("an export was refused because it could not be audited", code=error.code().name)
             raise Unavailable("AUDIT_AWAY", "the audit log cannot be written now; nothing was exported") from error
-
-    def _token(self, scope: str, key: Key) -> str:
-        return self._pages.encode(scope, [str(key.open_id)])
 
     def _after(self, scope: str, token: str, field: str) -> Key | None:
         values = self._pages.decode(scope, token, field)

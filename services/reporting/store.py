@@ -1,4 +1,4 @@
-"""What is read: opens by filter, one open, counts, a client's timeline. All inside one agency.
+"""What is read: opens by filter, one open, counts. All inside one agency.
 
 Every statement names the agency although row-level security would add it: a mistake in one of the two shows nothing
 to a stranger.
@@ -8,16 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row, scalar_row
+from psycopg.rows import RowMaker, class_row, scalar_row
 
 from services.chassis.postgres import Connection
 from services.reporting.opens import Filter, Key, fold
-from services.reporting.timeline import EntryKind, Place
 
 # Up to this many clients the planner is told which they are and can go to each one's opens; more are found quicker on
 # the way through the newest opens.
@@ -44,6 +43,15 @@ class ListedOpen:
         return Key(self.opened_at, self.open_id)
 
 
+class ExportedOpen(NamedTuple):
+    """One open as exports show it. No dataclass: making one would take as long as all the rest of a row."""
+
+    listed: bytes
+    client_display_name: str | None
+    client_ref: str | None
+    portal_display_name: str | None
+
+
 @dataclass(frozen=True)
 class FullOpen(ListedOpen):
     """One open with everything that is known about it."""
@@ -59,33 +67,6 @@ class Group:
     value: Any
     display_name: str | None
     count: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a timeline: a message or an open as it is kept, or a delivery, whose place says everything."""
-
-    time: datetime
-    kind: int
-    identifier: UUID
-    status: int
-    record: bytes | None
-    listed: bytes | None
-    portal_display_name: str | None
-
-    @property
-    def place(self) -> Place:
-        """Where it stands."""
-        return Place(self.time, self.kind, self.identifier, self.status)
-
-
-@dataclass(frozen=True)
-class Client:
-    """A client as opens are told by them."""
-
-    client_id: UUID
-    display_name: str
-    ref: str
 
 
 _CLIENTS_OF: LiteralString = """
@@ -115,10 +96,11 @@ _NAMED = sql.SQL("""
     left join reporting.redirects r on r.redirect_id = o.link_id
 """)
 
-_LISTED = sql.SQL("""
-    o.opened_at, o.open_id, o.listed, c.display_name as client_display_name, c.ref as client_ref,
+_EXPORTED: LiteralString = """
+    o.listed, c.display_name as client_display_name, c.ref as client_ref,
     coalesce(p.display_name, r.display_name) as portal_display_name
-""")
+"""
+_LISTED = sql.SQL("o.opened_at, o.open_id, " + _EXPORTED)
 
 # What a summary counts by. A redirect has no portal; it counts in the total only.
 _GROUPS: dict[str, LiteralString] = {
@@ -273,21 +255,25 @@ async def snapshot(url: str, agency_id: UUID) -> AsyncIterator[Connection]:
         yield conn
 
 
+def _exported_rows(_cursor: Any) -> RowMaker[ExportedOpen]:
+    return ExportedOpen._make
+
+
 async def export(
     conn: Connection, agency_id: UUID, wanted: Filter, *, after: Key | None
-) -> AsyncIterator[list[ListedOpen]]:
+) -> AsyncIterator[list[ExportedOpen]]:
     """Yields every open of a filter, newest first, in lists; the server never holds more than one of them."""
     search = _after(await prepare(conn, agency_id, wanted), after)
     query = sql.SQL(
         """
-        select {listed}
+        select {exported}
         from reporting.opens o
         {named}
         where {where}
         order by o.opened_at desc, o.open_id desc
         """
-    ).format(listed=_LISTED, named=_NAMED, where=search.where)
-    async with conn.cursor("export", row_factory=class_row(ListedOpen)) as cursor:
+    ).format(exported=sql.SQL(_EXPORTED), named=_NAMED, where=search.where)
+    async with conn.cursor("export", row_factory=_exported_rows) as cursor:
         await cursor.execute(query, search.values, binary=True)
         while rows := await cursor.fetchmany(_FETCHED_AT_ONCE):
             yield rows
@@ -324,73 +310,3 @@ async def count_by(
     rows = await cursor.fetchall()
     groups = [Group(value, display_name, count) for value, display_name, count, _ in rows if value is not None]
     return groups, rows[0][3] if rows else 0
-
-
-async def get_client(conn: Connection, agency_id: UUID, client_id: UUID, officer: str | None) -> Client | None:
-    """Returns a client; None when there is none for this agency and officer."""
-    cursor = conn.cursor(row_factory=class_row(Client))
-    await cursor.execute(
-        """
-        select client_id, display_name, ref from reporting.clients
-        where agency_id = %(agency)s and client_id = %(client)s 
-          and (%(officer)s::text is null or (officer = %(officer)s and officer <> ''))
-        """,
-        {"agency": agency_id, "client": client_id, "officer": officer},
-    )
-    return await cursor.fetchone()
-
-
-_TIMELINE: LiteralString = """
-    (
-      select m.sent_at as time, {message} as kind, m.message_id as identifier, 0 as status,
-        m.record, null::bytea as listed, null::uuid as portal_id
-      from reporting.messages m
-      where m.agency_id = %(agency)s and m.client_id = %(client)s
-        and m.sent_at <= %(time)s and (m.sent_at, {message}, m.message_id, 0) < (%(time)s, %(kind)s, %(id)s, %(status)s)
-      order by m.sent_at desc, m.message_id desc limit %(limit)s
-    ) union all (
-      select d.event_time, {delivery}, d.message_id, d.status::int, null, null, null
-      from reporting.deliveries d
-      where d.agency_id = %(agency)s and d.client_id = %(client)s and d.event_time <= %(time)s
-        and (d.event_time, {delivery}, d.message_id, d.status::int) < (%(time)s, %(kind)s, %(id)s, %(status)s)
-      order by d.event_time desc, d.message_id desc, d.status desc limit %(limit)s
-    ) union all (
-      select o.opened_at, {open}, o.open_id, 0, null, o.listed, o.portal_id
-      from reporting.opens o
-      where o.agency_id = %(agency)s and o.client_id = %(client)s
-        and o.opened_at <= %(time)s and (o.opened_at, {open}, o.open_id, 0) < (%(time)s, %(kind)s, %(id)s, %(status)s)
-      order by o.opened_at desc, o.open_id desc limit %(limit)s
-    )
-"""
-
-
-async def list_timeline(
-    conn: Connection, agency_id: UUID, client_id: UUID, *, before: Place, limit: int
-) -> list[Entry]:
-    """Returns the newest entries of a client that stand before a place."""
-    parts = sql.SQL(_TIMELINE).format(
-        message=sql.Literal(int(EntryKind.MESSAGE)),
-        delivery=sql.Literal(int(EntryKind.DELIVERY)),
-        open=sql.Literal(int(EntryKind.OPEN)),
-    )
-    query = sql.SQL(
-        """
-        select t.time, t.kind, t.identifier, t.status, t.record, t.listed, p.display_name as portal_display_name
-        from ({parts}) t
-        left join reporting.portals p on p.portal_id = t.portal_id
-        order by t.time desc, t.kind desc, t.identifier desc, t.status desc
-        limit %(limit)s
-        """
-    ).format(parts=parts)
-    values = {
-        "agency": agency_id,
-        "client": client_id,
-        "time": before.time,
-        "kind": before.kind,
-        "id": before.identifier,
-        "status": before.status,
-        "limit": limit,
-    }
-    cursor = conn.cursor(row_factory=class_row(Entry))
-    await cursor.execute(query, values, binary=True)
-    return await cursor.fetchall()

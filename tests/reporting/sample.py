@@ -81,7 +81,7 @@ def an_open(
         if name.startswith("open_"):
             setattr(explained.open, name.removeprefix("open_"), value)
         elif name == "enrich_time":
-            explained.enrich_time.CopyFrom(to_proto(value))
+            explained.enrich_time.FromDatetime(value)
         else:
             setattr(explained, name, value)
     return explained
@@ -111,3 +111,16 @@ def a_message(message_id: UUID, client_id: UUID, **more: Any) -> link_pb2.Messag
     """Makes a message, sent at noon."""
     values: dict[str, Any] = {"send_time": to_proto(NOON), "channel": link_pb2.CHANNEL_SMS} | more
     return link_pb2.Message(name=f"messages/{message_id}", client=f"clients/{client_id}", **values)
+
+
+def many_opens(count: int, **more: Any) -> list[events_pb2.OpenEnriched]:
+    """Makes opens that differ in nothing but their id and time: a second apart, the first at noon, going back."""
+    pattern, found = an_open(**more), []
+    for number in range(count):
+        moment = NOON - timedelta(seconds=number)
+        item = events_pb2.OpenEnriched()
+        item.CopyFrom(pattern)
+        item.open.open_id = str(id_at(moment, number))
+        item.open.open_time.FromDatetime(moment)
+        found.append(item)
+    return found

@@ -11,8 +11,10 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opennotice.enrichment.v1 import events_pb2 as enrichment_pb2
 from opennotice.link.v1 import link_pb2
 from opennotice.reporting.v1 import reporting_pb2
+from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
 from services.chassis.clock import to_proto
 from services.chassis.errors import ServiceError, from_rpc_error
@@ -66,8 +68,8 @@ async def test_an_open_is_listed_and_told_in_full(
         portal=f"portals/{HEARINGS}",
         portal_display_name="Hearings",
         page="hearing",
-        kind=1,
-        device=1,
+        kind=tracking_pb2.OPEN_KIND_PORTAL,
+        device=enrichment_pb2.DEVICE_MOBILE,
         browser="Mobile Safari 17.5",
         os="iOS 17.5.1",
         ip_address="203.0.113.7",
@@ -76,8 +78,8 @@ async def test_an_open_is_listed_and_told_in_full(
         country="US",
         region="New Jersey",
         city="Trenton",
-        link_state=1,
-        verdict=3,
+        link_state=link_pb2.LINK_STATE_ACTIVE,
+        verdict=enrichment_pb2.VERDICT_UNCONFIRMED,
         reasons=["no_evidence"],
         language="es-MX",
         message=f"messages/{MESSAGE}",
@@ -170,7 +172,9 @@ async def test_a_wrong_filter_is_one_clear_error_naming_each_field(
     stub, dana = reporting.stub, reporting.as_(DANA)
     for call in (
         stub.ListOpens(reporting_pb2.ListOpensRequest(filter=found), metadata=dana),
-        stub.SummarizeOpens(reporting_pb2.SummarizeOpensRequest(filter=found, key=1), metadata=dana),
+        stub.SummarizeOpens(
+            reporting_pb2.SummarizeOpensRequest(filter=found, key=reporting_pb2.SUMMARY_KEY_DAY), metadata=dana
+        ),
         stub.ExportOpens(reporting_pb2.ExportOpensRequest(filter=found), metadata=dana),
         stub.WatchOpens(reporting_pb2.WatchOpensRequest(filter=found), metadata=dana),
     ):
@@ -256,7 +260,9 @@ async def test_a_clerk_sees_own_clients_and_no_others(
     assert (await stub.GetOpen(reporting_pb2.GetOpenRequest(name=own), metadata=alice)).name == own
     error = await refusal(stub.GetOpen(reporting_pb2.GetOpenRequest(name=others), metadata=alice))
     assert error.reason == "OPEN_UNKNOWN"
-    summary = await stub.SummarizeOpens(reporting_pb2.SummarizeOpensRequest(key=3), metadata=alice)
+    summary = await stub.SummarizeOpens(
+        reporting_pb2.SummarizeOpensRequest(key=reporting_pb2.SUMMARY_KEY_DEVICE), metadata=alice
+    )
     assert summary.total == 1
     request = reporting_pb2.GetClientTimelineRequest(client=f"clients/{OTHER_CLIENT}")
     assert (await refusal(stub.GetClientTimeline(request, metadata=alice))).reason == "CLIENT_UNKNOWN"
@@ -343,8 +349,8 @@ async def test_a_timeline_tells_messages_deliveries_and_opens_newest_first(
         MESSAGE,
         MARIA,
         deliveries=[
-            link_pb2.Delivery(status=2, event_time=later(0)),
-            link_pb2.Delivery(status=3, event_time=later(5)),
+            link_pb2.Delivery(status=link_pb2.DELIVERY_STATUS_SENT, event_time=later(0)),
+            link_pb2.Delivery(status=link_pb2.DELIVERY_STATUS_DELIVERED, event_time=later(5)),
         ],
     )
     draft = a_message(new_id(), MARIA, send_time=None, create_time=later(-60))
@@ -426,13 +432,9 @@ async def test_whatever_is_searched_for_is_found_or_refused_and_never_breaks(
         )
         | st.builds(reporting_pb2.OpenFilter, client=text, network=text, ip=st.just("") | st.ip_addresses().map(str))
     )
-    try:
-        await reporting.stub.ListOpens(
-            reporting_pb2.ListOpensRequest(filter=found, page_token=data.draw(st.just("") | text)),
-            metadata=reporting.as_(DANA),
-        )
-    except grpc.aio.AioRpcError as error:
-        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
+    request = reporting_pb2.ListOpensRequest(filter=found, page_token=data.draw(st.just("") | text))
+    call = reporting.stub.ListOpens(request, metadata=reporting.as_(DANA))
+    assert await call.code() in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT), await call.details()
 
 
 async def test_the_explanation_of_before_stays_in_the_history(database: Database) -> None:

@@ -16,6 +16,7 @@ from services.chassis.postgres import Database as Pool
 from services.reporting import partitions, store
 from services.reporting.arrivals import store as arrivals
 from services.reporting.opens import Filter, Key, read_addresses
+from services.reporting.timelines import store as timelines
 from tests.cast import ALICE, FIRST_COURT, OTHER_COURT
 from tests.fix_postgres import Database
 from tests.reporting.conftest import PutEntries, PutOpens
@@ -171,7 +172,7 @@ async def test_another_agency_sees_nothing_of_it(filled: None, serve: Pool) -> N
     assert await numbers(serve, Filter(client_id=MARIA), OTHER_COURT) == []
     async with serve.transaction(OTHER_COURT) as conn:
         assert await store.get_open(conn, OTHER_COURT, Key(at(0), id_at(at(0), 0)), None) is None
-        assert await store.get_client(conn, OTHER_COURT, MARIA, None) is None
+        assert await timelines.get_client(conn, OTHER_COURT, MARIA, None) is None
         groups, total = await store.count_by(conn, OTHER_COURT, Filter(), "device", "UTC")
     assert (groups, total) == ([], 0)
 

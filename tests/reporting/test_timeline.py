@@ -23,11 +23,6 @@ def test_a_place_survives_the_way_through_a_page_token(place: Place) -> None:
     assert from_values(to_values(place)) == place
 
 
-@given(st.lists(places, max_size=20))
-def test_places_have_one_order(some: list[Place]) -> None:
-    assert sorted(some) == sorted(reversed(some))
-
-
 def test_what_happens_at_one_instant_is_told_in_the_order_it_must_have_happened() -> None:
     one = UUID(int=1)
     message = Place(NOON, EntryKind.MESSAGE, one)

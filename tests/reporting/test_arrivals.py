@@ -1,0 +1,195 @@
+"""Opens come in by NATS: each once, whatever comes again, the bad ones aside, and searchable at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from opennotice.enrichment.v1 import events_pb2
+from opennotice.reporting.v1 import reporting_pb2
+
+from services.chassis.bus import Bus, Received
+from services.chassis.dead_letters import DeadLetters
+from services.chassis.postgres import Database as Pool
+from services.reporting.arrivals.events import CONSUMER, Announcer, Arrivals, read_open
+from tests.cast import CHARLIE, DANA, OTHER_COURT
+from tests.fix_postgres import Database
+from tests.reporting.conftest import PutOpens, Reporting
+from tests.reporting.sample import NOON, a_pack, an_open, id_at, many_opens
+
+
+@pytest.fixture
+def arrivals(ingest: Pool, bus: Bus) -> Arrivals:
+    return Arrivals(ingest, DeadLetters(ingest, "reporting"), Announcer(bus))
+
+
+def received(*packs: events_pb2.OpensEnriched) -> list[Received[events_pb2.OpensEnriched]]:
+    """Returns packs as the consumer hands them over."""
+    return [Received(pack, attempts=1, sequence=number) for number, pack in enumerate(packs)]
+
+
+def rows(database: Database, query: str) -> list[Any]:
+    """Returns what a query of the superuser finds."""
+    with psycopg.connect(database.admin_url) as conn:
+        return conn.execute(query.encode()).fetchall()
+
+
+async def eventually(found: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(20):
+        while not await found():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_published_open_is_searchable(reporting: Reporting, publish_opens: PutOpens) -> None:
+    await publish_opens(an_open(number=1), an_open(number=2, agency_id=OTHER_COURT))
+
+    async def found() -> bool:
+        return await reporting.list() == [f"opens/{id_at(NOON, 1)}"]
+
+    await eventually(found)
+    assert await reporting.list(CHARLIE) == [f"opens/{id_at(NOON, 2)}"]
+
+
+async def test_a_pack_that_comes_five_times_changes_nothing(arrivals: Arrivals, database: Database) -> None:
+    # N05, N06: at once, and again, and mixed with others.
+    pack, other = a_pack([an_open(number=1), an_open(number=2)]), a_pack([an_open(number=2), an_open(number=3)])
+    other.opens[0].CopyFrom(pack.opens[1])
+    await asyncio.gather(*(arrivals.take(received(pack, other, pack)) for _ in range(3)))
+    before = rows(database, "select * from reporting.opens order by open_id")
+    for _ in range(5):
+        await arrivals.take(received(other, pack))
+    assert rows(database, "select * from reporting.opens order by open_id") == before
+    assert len(before) == 3
+    assert rows(database, "select * from reporting.verdicts") == []
+    assert rows(database, "select * from reporting.dead_letters") == []
+
+
+async def test_a_newer_explanation_replaces_the_one_before_which_stays_in_the_history(
+    arrivals: Arrivals, reporting: Reporting, database: Database
+) -> None:
+    first = an_open(number=1)
+    newer = events_pb2.OpenEnriched()
+    newer.CopyFrom(first)
+    newer.network, newer.asn = "Proofpoint, Inc.", 22843
+    newer.verdict = events_pb2.VERDICT_MACHINE_LIKELY
+    newer.device = events_pb2.DEVICE_DESKTOP
+    newer.enrich_time.FromDatetime(NOON + timedelta(days=1))
+    await arrivals.take(received(a_pack([first])))
+    # In both orders, and twice: the newest counts.
+    await arrivals.take(received(a_pack([newer, first]), a_pack([newer])))
+    await arrivals.take(received(a_pack([first])))
+    (found,) = (await reporting.page(network="AS22843")).opens
+    assert (found.network, found.verdict, found.device) == ("Proofpoint, Inc.", newer.verdict, newer.device)
+    assert await reporting.list(network="comcast") == []
+    history = rows(database, "select verdict, record from reporting.verdicts")
+    assert [(verdict, events_pb2.OpenEnriched.FromString(record)) for verdict, record in history] == [
+        (first.verdict, first)
+    ]
+
+
+async def test_the_same_id_with_another_content_is_kept_aside_and_the_first_counts(
+    arrivals: Arrivals, reporting: Reporting, database: Database
+) -> None:
+    # N04, also where the second says that it belongs to another agency.
+    await arrivals.take(received(a_pack([an_open(number=1, open_ip_address="203.0.113.7", link_id=UUID(int=1))])))
+    false = an_open(number=1, open_ip_address="198.51.100.9", link_id=UUID(int=1), agency_id=OTHER_COURT)
+    false.enrich_time.FromDatetime(NOON + timedelta(days=9))
+    await arrivals.take(received(a_pack([false, an_open(number=2)])))
+    page = await reporting.page()
+    assert [found.ip_address for found in page.opens] == ["203.0.113.7", "203.0.113.7"]
+    assert await reporting.list(CHARLIE) == []
+    kept = rows(database, "select consumer, message_type, payload, error from reporting.dead_letters")
+    assert [(consumer, kind) for consumer, kind, _, _ in kept] == [(CONSUMER, "opennotice.enrichment.v1.OpenEnriched")]
+    assert events_pb2.OpenEnriched.FromString(kept[0][2]) == false
+    assert "first one counts" in kept[0][3]
+
+
+BAD = [
+    pytest.param({"open_open_id": ""}, id="N01 no id"),
+    pytest.param({"open_open_id": "9223372036854775808"}, id="N01 a number"),
+    pytest.param({"open_open_id": "01890000-0000-4000-8000-0000000000c1"}, id="N03 not version 7"),
+    pytest.param({"open_open_id": str(id_at(NOON + timedelta(hours=1)))}, id="N03 another instant than open_time"),
+    pytest.param({"open_agency_id": ""}, id="N01 no agency"),
+    pytest.param({"open_agency_id": "first-court"}, id="N01 an agency that is no id"),
+    pytest.param({"open_link_id": ""}, id="N01 no link"),
+    pytest.param({"open_client_id": "clients/1"}, id="N01 a client that is no id"),
+    pytest.param({"open_kind": 0}, id="N01 kind not given"),
+    pytest.param({"open_kind": 99}, id="N01 a kind of a newer version"),
+    pytest.param({"device": 0}, id="N01 device not given"),
+    pytest.param({"verdict": 77}, id="N01 a verdict of a newer version"),
+    pytest.param({"open_ip_address": "DROP TABLE"}, id="N12 address text"),
+    pytest.param({"open_ip_address": "fe80::1%eth0"}, id="N12 an address with a zone"),
+]
+
+
+@pytest.mark.parametrize("wrong", BAD)
+async def test_a_bad_open_is_kept_aside_alone_and_the_rest_of_its_pack_comes_in(
+    arrivals: Arrivals, database: Database, wrong: dict[str, Any]
+) -> None:
+    bad = an_open(number=1, **wrong)
+    await arrivals.take(received(a_pack([an_open(number=2), bad, an_open(number=3)])))
+    assert rows(database, "select count(*) from reporting.opens") == [(2,)]
+    kept = rows(database, "select payload from reporting.dead_letters")
+    assert [events_pb2.OpenEnriched.FromString(payload) for (payload,) in kept] == [bad]
+
+
+def test_times_out_of_range_are_refused() -> None:
+    late = an_open(number=1)
+    late.enrich_time.CopyFrom(Timestamp(seconds=2**62))
+    with pytest.raises(ValueError, match="enrich_time"):
+        read_open(late)
+    ageless = an_open(number=1)
+    ageless.ClearField("enrich_time")
+    with pytest.raises(ValueError, match="enrich_time"):
+        read_open(ageless)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"\xff\xff\xff\xff", id="N01 garbage"),
+        pytest.param(a_pack([an_open()]).SerializeToString()[:-7], id="N01 truncated"),
+        pytest.param(b"{}", id="N01 JSON"),
+    ],
+)
+async def test_a_pack_that_is_no_pack_becomes_a_dead_letter_and_the_next_one_comes_in(
+    reporting: Reporting, bus: Bus, publish_opens: PutOpens, database: Database, payload: bytes
+) -> None:
+    await bus.js.publish("opennotice.enrichment.v1.opens.enriched", payload)
+    await publish_opens(an_open(number=1))
+
+    async def found() -> bool:
+        return bool(await reporting.list()) and bool(rows(database, "select 1 from reporting.dead_letters"))
+
+    await eventually(found)
+    assert rows(database, "select payload from reporting.dead_letters") == [(payload,)]
+
+
+async def test_an_empty_pack_is_nothing(arrivals: Arrivals, database: Database) -> None:
+    # N01
+    await arrivals.take(received(a_pack([]), events_pb2.OpensEnriched()))
+    assert rows(database, "select 1 from reporting.dead_letters") == []
+
+
+async def test_text_that_no_database_takes_is_shown_as_it_was_sent(
+    arrivals: Arrivals, reporting: Reporting, database: Database
+) -> None:
+    agent = "a\0b \\ % ' 👩🏽‍⚖️ \u202e"
+    await arrivals.take(received(a_pack([an_open(number=1, open_user_agent=agent, network="N\0t")])))
+    (found,) = (await reporting.page()).opens
+    assert (found.user_agent, await reporting.list(network="Nt")) == (agent, [found.name])
+    assert rows(database, "select 1 from reporting.dead_letters") == []
+
+
+async def test_ten_thousand_opens_at_once_come_in(arrivals: Arrivals, reporting: Reporting) -> None:
+    # N15: a full round of the consumer.
+    opens = many_opens(10_000)
+    packs = [a_pack(opens[begin : begin + 500]) for begin in range(0, 10_000, 500)]
+    await arrivals.take(received(*packs))
+    request = reporting_pb2.SummarizeOpensRequest(key=reporting_pb2.SUMMARY_KEY_DEVICE)
+    assert (await reporting.stub.SummarizeOpens(request, metadata=reporting.as_(DANA))).total == 10_000
