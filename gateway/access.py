@@ -14,6 +14,7 @@ from typing import Any, Literal
 from litestar import Litestar, Request, Response
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 from opennotice.audit.v1 import audit_pb2
 from opennotice.auth.v1 import auth_pb2
@@ -244,12 +245,12 @@ async def provide_visitor(request: Request[Any, Any, Any]) -> Visitor:
     return visitor
 
 
-async def provide_caller(visitor: Visitor) -> Caller:
+async def provide_caller(visitor: NamedDependency[Visitor]) -> Caller:
     """Gives a handler the `caller`."""
     return visitor.caller
 
 
-async def provide_calls(request: Request[Any, Any, Any], visitor: Visitor) -> Calls:
+async def provide_calls(request: Request[Any, Any, Any], visitor: NamedDependency[Visitor]) -> Calls:
     """Gives a handler the services on behalf of its caller, as `calls`."""
     connections: Connections = request.app.state.connections
     return connections.calls(visitor.identity_token)

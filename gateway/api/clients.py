@@ -4,6 +4,8 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from litestar import Request, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import UNSET
 from opennotice.link.v1 import link_pb2
 from opennotice.reporting.v1 import reporting_pb2
@@ -31,7 +33,7 @@ EXAMPLE = {"display_name": "Ana Rivera", "ref": "2026-CR-0113", "email": "ana@ex
         reasons=("REF_TAKEN", "OFFICER_UNKNOWN", "REQUEST_ID_REUSED"),
     ),
 )
-async def create_client(request: Request[Any, Any, Any], calls: Calls) -> ClientShown:
+async def create_client(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> ClientShown:
     """Creates a client."""
     no_query(request)
     body = await read_body(request, ClientBody)
@@ -51,7 +53,7 @@ async def create_client(request: Request[Any, Any, Any], calls: Calls) -> Client
     permission="clients:read",
     describe=Describe(TAG, "Lists clients by name.", ClientShown, params=SEARCH, many="clients"),
 )
-async def list_clients(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_clients(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists clients."""
     query = read_query(request, SEARCH)
     asked = link_pb2.ListClientsRequest(
@@ -67,7 +69,9 @@ async def list_clients(request: Request[Any, Any, Any], calls: Calls) -> dict[st
     permission="clients:read",
     describe=Describe(TAG, "Returns one client.", ClientShown, reasons=("CLIENT_UNKNOWN",)),
 )
-async def get_client(request: Request[Any, Any, Any], client_id: str, calls: Calls) -> ClientShown:
+async def get_client(
+    request: Request[Any, Any, Any], client_id: FromPath[str], calls: NamedDependency[Calls]
+) -> ClientShown:
     """Returns one client."""
     no_query(request)
     asked = link_pb2.GetClientRequest(name=f"clients/{client_id}")
@@ -86,7 +90,9 @@ async def get_client(request: Request[Any, Any, Any], client_id: str, calls: Cal
         reasons=("CLIENT_UNKNOWN", "REF_TAKEN", "OFFICER_UNKNOWN", "CHANGED_MEANWHILE"),
     ),
 )
-async def update_client(request: Request[Any, Any, Any], client_id: str, calls: Calls) -> ClientShown:
+async def update_client(
+    request: Request[Any, Any, Any], client_id: FromPath[str], calls: NamedDependency[Calls]
+) -> ClientShown:
     """Changes a client."""
     no_query(request)
     body = await read_body(request, ClientChange)
@@ -113,7 +119,9 @@ async def update_client(request: Request[Any, Any, Any], client_id: str, calls: 
         reasons=("CLIENT_UNKNOWN",),
     ),
 )
-async def get_timeline(request: Request[Any, Any, Any], client_id: str, calls: Calls) -> dict[str, Any]:
+async def get_timeline(
+    request: Request[Any, Any, Any], client_id: FromPath[str], calls: NamedDependency[Calls]
+) -> dict[str, Any]:
     """Lists a client's history."""
     query = read_query(request, PAGING)
     asked = reporting_pb2.GetClientTimelineRequest(

@@ -3,6 +3,8 @@
 from typing import Any
 
 from litestar import Request, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from opennotice.link.v1 import link_pb2
 
 from gateway.api.body import EmptyBody, ExtendBody, LinkBody, read_body
@@ -46,7 +48,7 @@ EXAMPLE = {
         ),
     ),
 )
-async def create_link(request: Request[Any, Any, Any], calls: Calls) -> LinkShown:
+async def create_link(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> LinkShown:
     """Creates a link."""
     no_query(request)
     body = await read_body(request, LinkBody)
@@ -66,7 +68,7 @@ async def create_link(request: Request[Any, Any, Any], calls: Calls) -> LinkShow
     permission="links:read",
     describe=Describe(TAG, "Lists links, newest first, without URLs.", LinkShown, params=BY_OWNER, many="links"),
 )
-async def list_links(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_links(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists links."""
     query = read_query(request, BY_OWNER)
     asked = link_pb2.ListLinksRequest(
@@ -86,7 +88,7 @@ async def list_links(request: Request[Any, Any, Any], calls: Calls) -> dict[str,
     permission="links:read",
     describe=Describe(TAG, "Returns one link without its URL.", LinkShown, reasons=("LINK_UNKNOWN",)),
 )
-async def get_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
+async def get_link(request: Request[Any, Any, Any], link_id: FromPath[str], calls: NamedDependency[Calls]) -> LinkShown:
     """Returns one link."""
     no_query(request)
     return link_shown(await calls.ask(calls.link.GetLink, link_pb2.GetLinkRequest(name=f"links/{link_id}")))
@@ -104,7 +106,9 @@ async def get_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) 
         reasons=("LINK_UNKNOWN",),
     ),
 )
-async def revoke_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
+async def revoke_link(
+    request: Request[Any, Any, Any], link_id: FromPath[str], calls: NamedDependency[Calls]
+) -> LinkShown:
     """Ends a link."""
     no_query(request)
     await read_body(request, EmptyBody)
@@ -124,7 +128,9 @@ async def revoke_link(request: Request[Any, Any, Any], link_id: str, calls: Call
         reasons=("LINK_UNKNOWN", "LINK_REVOKED", "EXPIRE_TIME_PAST"),
     ),
 )
-async def extend_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
+async def extend_link(
+    request: Request[Any, Any, Any], link_id: FromPath[str], calls: NamedDependency[Calls]
+) -> LinkShown:
     """Sets the expiry of a link."""
     no_query(request)
     body = await read_body(request, ExtendBody)
@@ -144,7 +150,9 @@ async def extend_link(request: Request[Any, Any, Any], link_id: str, calls: Call
         reasons=("LINK_UNKNOWN",),
     ),
 )
-async def reveal_link(request: Request[Any, Any, Any], link_id: str, calls: Calls) -> LinkShown:
+async def reveal_link(
+    request: Request[Any, Any, Any], link_id: FromPath[str], calls: NamedDependency[Calls]
+) -> LinkShown:
     """Shows the URL of a link again."""
     no_query(request)
     await read_body(request, EmptyBody)

@@ -3,6 +3,8 @@
 from typing import Any
 
 from litestar import Request, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from opennotice.link.v1 import link_pb2
 
 from gateway.api.body import CampaignBody, DeliveryBody, MessageBody, read_body
@@ -36,7 +38,7 @@ EXAMPLE = {
         reasons=("REQUEST_ID_REUSED",),
     ),
 )
-async def create_campaign(request: Request[Any, Any, Any], calls: Calls) -> CampaignShown:
+async def create_campaign(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> CampaignShown:
     """Creates a campaign."""
     no_query(request)
     body = await read_body(request, CampaignBody)
@@ -51,7 +53,7 @@ async def create_campaign(request: Request[Any, Any, Any], calls: Calls) -> Camp
     permission="messages:read",
     describe=Describe(TAG, "Lists campaigns, newest first.", CampaignShown, params=PAGING, many="campaigns"),
 )
-async def list_campaigns(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_campaigns(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists campaigns."""
     query = read_query(request, PAGING)
     asked = link_pb2.ListCampaignsRequest(page_size=query.page_size(), page_token=query.text("page_token"))
@@ -65,7 +67,9 @@ async def list_campaigns(request: Request[Any, Any, Any], calls: Calls) -> dict[
     permission="messages:read",
     describe=Describe(TAG, "Returns one campaign.", CampaignShown, reasons=("CAMPAIGN_UNKNOWN",)),
 )
-async def get_campaign(request: Request[Any, Any, Any], campaign_id: str, calls: Calls) -> CampaignShown:
+async def get_campaign(
+    request: Request[Any, Any, Any], campaign_id: FromPath[str], calls: NamedDependency[Calls]
+) -> CampaignShown:
     """Returns one campaign."""
     no_query(request)
     asked = link_pb2.GetCampaignRequest(name=f"campaigns/{campaign_id}")
@@ -84,7 +88,7 @@ async def get_campaign(request: Request[Any, Any, Any], campaign_id: str, calls:
         reasons=("CLIENT_UNKNOWN", "CAMPAIGN_UNKNOWN", "REQUEST_ID_REUSED"),
     ),
 )
-async def create_message(request: Request[Any, Any, Any], calls: Calls) -> MessageShown:
+async def create_message(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> MessageShown:
     """Records a message."""
     no_query(request)
     body = await read_body(request, MessageBody)
@@ -105,7 +109,7 @@ async def create_message(request: Request[Any, Any, Any], calls: Calls) -> Messa
     permission="messages:read",
     describe=Describe(TAG, "Lists messages, newest first.", MessageShown, params=BY_CLIENT, many="messages"),
 )
-async def list_messages(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_messages(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists messages."""
     query = read_query(request, BY_CLIENT)
     asked = link_pb2.ListMessagesRequest(
@@ -121,7 +125,9 @@ async def list_messages(request: Request[Any, Any, Any], calls: Calls) -> dict[s
     permission="messages:read",
     describe=Describe(TAG, "Returns one message with its deliveries.", MessageShown, reasons=("MESSAGE_UNKNOWN",)),
 )
-async def get_message(request: Request[Any, Any, Any], message_id: str, calls: Calls) -> MessageShown:
+async def get_message(
+    request: Request[Any, Any, Any], message_id: FromPath[str], calls: NamedDependency[Calls]
+) -> MessageShown:
     """Returns one message."""
     no_query(request)
     asked = link_pb2.GetMessageRequest(name=f"messages/{message_id}")
@@ -141,7 +147,9 @@ async def get_message(request: Request[Any, Any, Any], message_id: str, calls: C
         reasons=("MESSAGE_UNKNOWN",),
     ),
 )
-async def report_delivery(request: Request[Any, Any, Any], message_id: str, calls: Calls) -> MessageShown:
+async def report_delivery(
+    request: Request[Any, Any, Any], message_id: FromPath[str], calls: NamedDependency[Calls]
+) -> MessageShown:
     """Records a delivery report."""
     no_query(request)
     body = await read_body(request, DeliveryBody)

@@ -3,6 +3,8 @@
 from typing import Any
 
 from litestar import Request, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Stream
 from opennotice.auth.v1 import auth_pb2
 from opennotice.reporting.v1 import reporting_pb2
@@ -35,7 +37,7 @@ COUNTED = (
         TAG, "Lists opens, newest first.", "Open", params=LISTED, many="opens", reasons=("PAGE_TOKEN_INVALID",)
     ),
 )
-async def list_opens(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_opens(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists opens."""
     query = read_query(request, LISTED)
     asked = reporting_pb2.ListOpensRequest(
@@ -51,7 +53,9 @@ async def list_opens(request: Request[Any, Any, Any], calls: Calls) -> dict[str,
     permission="opens:read",
     describe=Describe(TAG, "Returns one open with its `detail`.", "Open", reasons=("OPEN_UNKNOWN",)),
 )
-async def get_open(request: Request[Any, Any, Any], open_id: str, calls: Calls) -> dict[str, Any]:
+async def get_open(
+    request: Request[Any, Any, Any], open_id: FromPath[str], calls: NamedDependency[Calls]
+) -> dict[str, Any]:
     """Returns one open."""
     no_query(request)
     if parse_uuid(open_id) is None:
@@ -73,7 +77,7 @@ async def get_open(request: Request[Any, Any, Any], open_id: str, calls: Calls) 
         media_type="text/csv",
     ),
 )
-async def export_opens(request: Request[Any, Any, Any], visitor: Visitor) -> Stream:
+async def export_opens(request: Request[Any, Any, Any], visitor: NamedDependency[Visitor]) -> Stream:
     """Streams opens as CSV."""
     query = read_query(request, OPEN_FILTER)
     chosen = open_filter(query)
@@ -86,7 +90,7 @@ async def export_opens(request: Request[Any, Any, Any], visitor: Visitor) -> Str
     permission="opens:read",
     describe=Describe(TAG, "Counts matching opens by day, portal, device or verdict.", "Summary", params=COUNTED),
 )
-async def summarize_opens(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def summarize_opens(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Counts opens."""
     query = read_query(request, COUNTED)
     keys = query.numbers("by", SUMMARY_KEY)
@@ -109,7 +113,7 @@ async def summarize_opens(request: Request[Any, Any, Any], calls: Calls) -> dict
     permission="signed-in",
     describe=Describe("Caller", "Returns who is asking and what they may do.", CallerShown),
 )
-async def get_caller(request: Request[Any, Any, Any], calls: Calls) -> CallerShown:
+async def get_caller(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> CallerShown:
     """Returns who is asking."""
     no_query(request)
     return caller_shown(await calls.ask(calls.auth.GetCaller, auth_pb2.GetCallerRequest()))

@@ -4,6 +4,8 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from litestar import Request, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import UNSET
 from opennotice.link.v1 import link_pb2
 
@@ -38,7 +40,7 @@ def _pages(bodies: list[PageBody]) -> list[link_pb2.Page]:
         reasons=("TARGET_NOT_ALLOWED", "REQUEST_ID_REUSED"),
     ),
 )
-async def create_portal(request: Request[Any, Any, Any], calls: Calls) -> PortalShown:
+async def create_portal(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> PortalShown:
     """Creates a portal."""
     no_query(request)
     body = await read_body(request, PortalBody)
@@ -59,7 +61,7 @@ async def create_portal(request: Request[Any, Any, Any], calls: Calls) -> Portal
     permission="portals:read",
     describe=Describe(TAG, "Lists portals by name.", PortalShown, params=PAGING, many="portals"),
 )
-async def list_portals(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_portals(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists portals."""
     query = read_query(request, PAGING)
     asked = link_pb2.ListPortalsRequest(page_size=query.page_size(), page_token=query.text("page_token"))
@@ -73,7 +75,9 @@ async def list_portals(request: Request[Any, Any, Any], calls: Calls) -> dict[st
     permission="portals:read",
     describe=Describe(TAG, "Returns one portal with its pages.", PortalShown, reasons=("PORTAL_UNKNOWN",)),
 )
-async def get_portal(request: Request[Any, Any, Any], portal_id: str, calls: Calls) -> PortalShown:
+async def get_portal(
+    request: Request[Any, Any, Any], portal_id: FromPath[str], calls: NamedDependency[Calls]
+) -> PortalShown:
     """Returns one portal."""
     no_query(request)
     asked = link_pb2.GetPortalRequest(name=f"portals/{portal_id}")
@@ -92,7 +96,9 @@ async def get_portal(request: Request[Any, Any, Any], portal_id: str, calls: Cal
         reasons=("PORTAL_UNKNOWN", "TARGET_NOT_ALLOWED", "CHANGED_MEANWHILE"),
     ),
 )
-async def update_portal(request: Request[Any, Any, Any], portal_id: str, calls: Calls) -> PortalShown:
+async def update_portal(
+    request: Request[Any, Any, Any], portal_id: FromPath[str], calls: NamedDependency[Calls]
+) -> PortalShown:
     """Changes a portal."""
     no_query(request)
     body = await read_body(request, PortalChange)

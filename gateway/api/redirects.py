@@ -4,6 +4,8 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from litestar import Request, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import UNSET
 from opennotice.link.v1 import link_pb2
 
@@ -29,7 +31,7 @@ EXAMPLE = {"display_name": "Pay a fine", "target_uri": "https://pay.court.exampl
         reasons=("TARGET_NOT_ALLOWED", "REQUEST_ID_REUSED"),
     ),
 )
-async def create_redirect(request: Request[Any, Any, Any], calls: Calls) -> RedirectShown:
+async def create_redirect(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> RedirectShown:
     """Creates a redirect."""
     no_query(request)
     body = await read_body(request, RedirectBody)
@@ -47,7 +49,7 @@ async def create_redirect(request: Request[Any, Any, Any], calls: Calls) -> Redi
         TAG, "Lists redirects, newest first, without URLs.", RedirectShown, params=PAGING, many="redirects"
     ),
 )
-async def list_redirects(request: Request[Any, Any, Any], calls: Calls) -> dict[str, Any]:
+async def list_redirects(request: Request[Any, Any, Any], calls: NamedDependency[Calls]) -> dict[str, Any]:
     """Lists redirects."""
     query = read_query(request, PAGING)
     asked = link_pb2.ListRedirectsRequest(page_size=query.page_size(), page_token=query.text("page_token"))
@@ -61,7 +63,9 @@ async def list_redirects(request: Request[Any, Any, Any], calls: Calls) -> dict[
     permission="redirects:read",
     describe=Describe(TAG, "Returns one redirect without its URL.", RedirectShown, reasons=("REDIRECT_UNKNOWN",)),
 )
-async def get_redirect(request: Request[Any, Any, Any], redirect_id: str, calls: Calls) -> RedirectShown:
+async def get_redirect(
+    request: Request[Any, Any, Any], redirect_id: FromPath[str], calls: NamedDependency[Calls]
+) -> RedirectShown:
     """Returns one redirect."""
     no_query(request)
     asked = link_pb2.GetRedirectRequest(name=f"redirects/{redirect_id}")
@@ -80,7 +84,9 @@ async def get_redirect(request: Request[Any, Any, Any], redirect_id: str, calls:
         reasons=("REDIRECT_UNKNOWN", "TARGET_NOT_ALLOWED", "CHANGED_MEANWHILE"),
     ),
 )
-async def update_redirect(request: Request[Any, Any, Any], redirect_id: str, calls: Calls) -> RedirectShown:
+async def update_redirect(
+    request: Request[Any, Any, Any], redirect_id: FromPath[str], calls: NamedDependency[Calls]
+) -> RedirectShown:
     """Changes a redirect."""
     no_query(request)
     body = await read_body(request, RedirectChange)
@@ -107,7 +113,9 @@ async def update_redirect(request: Request[Any, Any, Any], redirect_id: str, cal
         reasons=("REDIRECT_UNKNOWN",),
     ),
 )
-async def reveal_redirect(request: Request[Any, Any, Any], redirect_id: str, calls: Calls) -> RedirectShown:
+async def reveal_redirect(
+    request: Request[Any, Any, Any], redirect_id: FromPath[str], calls: NamedDependency[Calls]
+) -> RedirectShown:
     """Shows the URL of a redirect again."""
     no_query(request)
     await read_body(request, EmptyBody)

@@ -1,16 +1,18 @@
 """Who gets in, and what keeps others out: rules on routes, sessions, keys, roles, forged requests, headers."""
 
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
 import pytest
-from litestar import get
+from litestar import Request, get
 
 from gateway import pages
-from gateway.access import RouteWithoutRule
+from gateway.access import RouteWithoutRule, gate_of
 from gateway.app import create_app
 from gateway.clients import connect
 from services.chassis.access import PERMISSIONS
+from tests.auth.conftest import PASSWORD, email_of
 from tests.cast import ALICE, BOB, CHARLIE, DANA, EVERYBODY, MORGAN, SAM, Person
 from tests.fix_rpc import Keyring
 from tests.gateway.conftest import COOKIE, SERVICES, House, gateway_settings, make_client, make_link, make_portal, until
@@ -320,16 +322,42 @@ def test_browsers_without_a_session_are_led_to_sign_in_and_back(house: House) ->
     assert fragment.headers["hx-redirect"] == "/sign-in?next=/opens%3Fkind%3Dportal"
 
 
-@pytest.mark.parametrize(
-    ("forwarded", "recorded"),
-    [pytest.param("198.51.100.9", "127.0.0.1", id="not-believed-from-a-stranger")],
-)
-def test_the_address_in_the_audit_log_is_the_sockets(house: House, forwarded: str, recorded: str) -> None:
+def test_the_address_in_the_audit_log_is_the_sockets_and_not_a_headers(house: House) -> None:
     with house.browser(SAM) as http:
-        headers = {"x-csrf-token": "", "x-forwarded-for": forwarded}
+        headers = {"x-csrf-token": "", "x-forwarded-for": "198.51.100.9"}
         assert http.post("/api/v1/clients", json={"display_name": "x"}, headers=headers).status_code == 403
     line = house.rows("select * from auth.actions where actor = %s order by act_time desc limit 1", SAM.name)[0]
-    assert str(line["source_address"]) == recorded
+    assert str(line["source_address"]) == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "counts"),
+    [
+        pytest.param("10.0.0.1", "198.51.100.9, 203.0.113.7", "203.0.113.7", id="through-the-proxy"),
+        pytest.param("203.0.113.7", "198.51.100.9", "203.0.113.7", id="past-the-proxy"),
+    ],
+)
+async def test_behind_a_trusted_proxy_the_address_is_the_one_it_saw(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch, peer: str, forwarded: str, counts: str
+) -> None:
+    @get("/address", public=True)
+    async def address(request: Request[Any, Any, Any]) -> str:
+        return gate_of(request).address_of(request)
+
+    monkeypatch.setattr(pages, "HANDLERS", [*pages.HANDLERS, address])
+    app = _app(keyring, trusted_proxies=(ip_network("10.0.0.0/8"),))
+    transport = httpx.ASGITransport(app=app, client=(peer, 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        assert (await http.get("/address", headers={"x-forwarded-for": forwarded})).text == counts
+
+
+@pytest.mark.parametrize("headers", [{"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}])
+def test_another_site_cannot_sign_somebody_in(house: House, headers: dict[str, str]) -> None:
+    with house.stranger(**headers) as http:
+        form = {"email": email_of(DANA), "password": PASSWORD, "next": "/"}
+        answer = http.post("/sign-in", data=form)
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
 
 
 def test_an_auditor_reads_and_changes_nothing(house: House) -> None:

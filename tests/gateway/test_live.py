@@ -190,9 +190,14 @@ def test_the_stream_outlives_the_identity_it_began_with_and_brings_each_open_onc
         await begin(feed)
 
     monkeypatch.setattr(live.Feed, "_begin", counted)
-    published = []
+    published: list[str] = []
     with house.browser(DANA) as http, watching(http, client=client["ref"]) as reader:
-        until(lambda: not published.append(_publish(house, client)) and len(begun) >= 3, "two renewals", seconds=40)
+
+        def renewed_twice() -> bool:
+            published.append(_publish(house, client))
+            return len(begun) >= 3
+
+        until(renewed_twice, "two renewals", seconds=40)
         reader.next(name="", containing=published[-1])
         for open_id in published:
             times = sum(event.data.count(f'id="open-{open_id}"') for event in reader.seen)
