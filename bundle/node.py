@@ -5,14 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from bundle.cache import Say, alone
 from bundle.program import HostFault
 
 ROOT = Path(__file__).resolve().parent.parent
 _OLDEST_NODE = 18
-Say = Callable[[str], None]
 
 
 class Node:
@@ -47,20 +47,25 @@ def find_node(say: Say) -> Node:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node and npm and _major(node) >= _OLDEST_NODE:
         return Node(node, [npm])
-    folder = _wheel_folder()
-    if folder is None:
-        say("getting Node from a Python wheel (60 MB, this machine has none)")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        argv = [*pip, "-r", str(ROOT / "requirements-node.lock")]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        folder = _wheel_folder()
-        if done.returncode != 0 or folder is None:
-            told = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise HostFault(f"cannot install Node: {told}")
+    # Assets and data are prepared at the same time and may both need it.
+    with alone("node", say):
+        folder = _wheel_folder() or _install_wheel(say)
     return Node(
         str(folder / "bin" / "node"),
         [str(folder / "bin" / "node"), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")],
     )
+
+
+def _install_wheel(say: Say) -> Path:
+    say("getting Node from a Python wheel (60 MB, this machine has none)")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+    argv = [*pip, "-r", str(ROOT / "requirements-node.lock")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    folder = _wheel_folder()
+    if done.returncode != 0 or folder is None:
+        told = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise HostFault(f"cannot install Node: {told}")
+    return folder
 
 
 def _wheel_folder() -> Path | None:

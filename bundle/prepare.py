@@ -4,31 +4,22 @@ Both are kept in the user's cache folder, where all copies of OpenNotice share t
 place whole; of two copies that prepare at once the second waits and finds it done.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from bundle.asn_file import build_asn_file
-from bundle.node import ROOT, Say, find_node
+from bundle.cache import Say, alone, cache_folder
+from bundle.node import ROOT, find_node
 from bundle.program import HostFault
 
 _UI = ROOT / "admin_ui"
 _VENDOR = _UI / "static" / "vendor"
 _IP_LOCK_FOLDER = ROOT / "bundle" / "ip_data"
-
-
-def cache_folder() -> Path:
-    """Returns where this user's copies of OpenNotice keep what they share."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    # The standard says that a relative path is to be ignored.
-    base = Path(given) if given.startswith("/") else Path.home() / ".cache"
-    return base / "opennotice"
 
 
 def ip_data_folder() -> Path:
@@ -62,7 +53,7 @@ def _hash(files: list[Path]) -> str:
 def prepare_ip_data(say: Say) -> None:
     """Downloads the lists and builds the .mmdb files, unless they are there."""
     target = ip_data_folder()
-    with _alone("ip-data", say):
+    with alone("ip-data", say):
         if ip_data_are_ready():
             return
         work = target.with_name(f"{target.name}.{os.getpid()}")
@@ -90,7 +81,7 @@ def prepare_web_assets(say: Say) -> None:
     """Puts the built assets into the tree: from the cache, or built now."""
     key = _web_key()
     kept = cache_folder() / f"web-{key}"
-    with _alone("web", say):
+    with alone("web", say):
         if web_assets_are_ready():
             return
         if not kept.is_dir():
@@ -109,24 +100,6 @@ def prepare_web_assets(say: Say) -> None:
         shutil.copytree(kept, fresh)
         shutil.rmtree(_VENDOR, ignore_errors=True)
         fresh.rename(_VENDOR)
-
-
-@contextmanager
-def _alone(name: str, say: Say) -> Iterator[None]:
-    """Lets one copy work at a time."""
-    cache = cache_folder()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / f"{name}.lock").open("w")
-    except OSError as error:
-        raise HostFault(f"cannot write to the cache folder {cache}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say("waiting for another copy of OpenNotice that prepares the same")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 _PARTS: dict[str, tuple[str, Callable[[Say], None], str]] = {

@@ -174,7 +174,7 @@ class Supervisor:
             self._terminal.relay(child.name, text)
 
     async def _watch(self, child: Child) -> None:
-        while True:
+        while not self._stopping:
             ready = await child.is_ready()
             if ready:
                 self._change(child, "ready")

@@ -15,8 +15,9 @@ _HIDDEN = {"time", "level", "logger", "event", "process", "exception", "request"
 _POSTGRES_LINE = re.compile(r"^(?:\S+ )*?(WARNING|ERROR|FATAL|PANIC):\s+(.*)$")
 _NATS_LINE = re.compile(r"^\[\d+\] \S+ \S+ \[(WRN|ERR|FTL)\] (.*)$")
 _LEVELS = {"WRN": "warning", "WARNING": "warning"}
-# The configuration's password is in a file that only its owner can read, on a loopback connection.
-_EXPECTED = ("Plaintext passwords detected",)
+# No news: the configuration's password is in a file that only its owner can read and travels over loopback; and whoever
+# asks a database that starts or stops is told so.
+_EXPECTED = ("Plaintext passwords detected", "the database system is ", "terminating connection due to administrator")
 _LONGEST_TEXT = 300
 _LOG_BYTES = 10 * 1024 * 1024
 
