@@ -86,7 +86,7 @@ async def test_an_older_list_changes_nothing(link: Link) -> None:
     assert [entry.redirect.active for entry in await link.export(VISITORS)] == [True]
 
 
-async def test_an_event_without_an_agency_becomes_a_dead_letter_and_stops_nothing(link: Link) -> None:
+async def test_an_event_that_cannot_be_taken_in_stops_no_other(link: Link) -> None:
     await say(link, ["a.example"], 9, "agencies/nonsense")
     await say(link, ["a.example"], 2)
     await eventually(link, "select 1 from link.agencies where revision = 2")

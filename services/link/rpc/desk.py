@@ -84,7 +84,14 @@ class Desk:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Opens the one transaction of an rpc; what it put into the outbox is published at once after the commit.
+        """Opens the one transaction of an rpc that changes something; its events are published at once after it."""
+        async with self.reading() as conn:
+            yield conn
+        self._relay.wake()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        """Opens the one transaction of an rpc that reads.
 
         A name that leads to nothing is written to the audit log: it may be a try at another agency's data.
         """
@@ -94,7 +101,6 @@ class Desk:
         except NotFound as error:
             await self._note_refusal(error)
             raise
-        self._relay.wake()
 
     async def _note_refusal(self, error: NotFound) -> None:
         name = error.metadata.get("name", "")

@@ -55,7 +55,7 @@ class Links(AtDesk):
 
     async def GetLink(self, request: link_pb2.GetLinkRequest, context: Context) -> link_pb2.Link:
         """Returns one link without its address."""
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             return _shown(await _named(conn, request.name))
 
     async def ListLinks(self, request: link_pb2.ListLinksRequest, context: Context) -> link_pb2.ListLinksResponse:
@@ -67,7 +67,7 @@ class Links(AtDesk):
             shapes.reference("portals", request.portal) if request.portal else None,
             shapes.reference("messages", request.message) if request.message else None,
         )
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             rows = await links.newest(conn, of, own_officer(), before, window.size + 1)
         shown, token = window.cut(rows, lambda link: [str(link.link_id)])
         return link_pb2.ListLinksResponse(links=[_shown(link) for link in shown], next_page_token=token)

@@ -67,7 +67,7 @@ class Messages(AtDesk):
 
     async def GetMessage(self, request: link_pb2.GetMessageRequest, context: Context) -> link_pb2.Message:
         """Returns one message with its deliveries."""
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             return await _shown(conn, await _named(conn, request.name))
 
     async def ListMessages(
@@ -77,7 +77,7 @@ class Messages(AtDesk):
         window = self._desk.window(request)
         before = UUID(str(window.after[0])) if window.after else None
         client_id = shapes.reference("clients", request.client) if request.client else None
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             rows = await people.newest_messages(conn, client_id, own_officer(), before, window.size + 1)
             shown, token = window.cut(rows, lambda message: [str(message.message_id)])
             reports = await people.deliveries_of(conn, [message.message_id for message in shown])

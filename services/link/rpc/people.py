@@ -64,7 +64,7 @@ class Clients(AtDesk):
 
     async def GetClient(self, request: link_pb2.GetClientRequest, context: Context) -> link_pb2.Client:
         """Returns one client."""
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             return shapes.client_proto(await _named(conn, request.name))
 
     async def ListClients(self, request: link_pb2.ListClientsRequest, context: Context) -> link_pb2.ListClientsResponse:
@@ -76,7 +76,7 @@ class Clients(AtDesk):
         window = self._desk.window(request)
         after = (str(window.after[0]), UUID(str(window.after[1]))) if window.after else None
         query = request.query.strip()
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             rows = await people.clients_by_name(conn, search_form(query), query, own_officer(), after, window.size + 1)
         shown, token = window.cut(rows, lambda client: [client.search_name, str(client.client_id)])
         return link_pb2.ListClientsResponse(
@@ -139,7 +139,7 @@ class Campaigns(AtDesk):
 
     async def GetCampaign(self, request: link_pb2.GetCampaignRequest, context: Context) -> link_pb2.Campaign:
         """Returns one campaign."""
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             return shapes.campaign_proto(
                 await _campaign(conn, shapes.reference("campaigns", request.name), request.name)
             )
@@ -150,7 +150,7 @@ class Campaigns(AtDesk):
         """Lists campaigns, newest first."""
         window = self._desk.window(request)
         before = UUID(str(window.after[0])) if window.after else None
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             rows = await people.newest_campaigns(conn, before, window.size + 1)
         shown, token = window.cut(rows, lambda campaign: [str(campaign.campaign_id)])
         return link_pb2.ListCampaignsResponse(

@@ -74,14 +74,14 @@ class Portals(AtDesk):
 
     async def GetPortal(self, request: link_pb2.GetPortalRequest, context: Context) -> link_pb2.Portal:
         """Returns one portal with its pages."""
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             return await _shown(conn, shapes.reference("portals", request.name), request.name)
 
     async def ListPortals(self, request: link_pb2.ListPortalsRequest, context: Context) -> link_pb2.ListPortalsResponse:
         """Lists portals by display name, without page texts."""
         window = self._desk.window(request)
         after = (str(window.after[0]), UUID(str(window.after[1]))) if window.after else None
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             rows = await portals.portals_by_name(conn, after, window.size + 1)
             shown, token = window.cut(rows, lambda portal: [search_form(portal.display_name), str(portal.portal_id)])
             pages = await portals.pages_of(conn, [portal.portal_id for portal in shown])

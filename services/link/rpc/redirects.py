@@ -61,7 +61,7 @@ class Redirects(AtDesk):
 
     async def GetRedirect(self, request: link_pb2.GetRedirectRequest, context: Context) -> link_pb2.Redirect:
         """Returns one redirect without its address."""
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             return shapes.redirect_proto(await _named(conn, request.name))
 
     async def ListRedirects(
@@ -70,7 +70,7 @@ class Redirects(AtDesk):
         """Lists redirects, newest first."""
         window = self._desk.window(request)
         before = UUID(str(window.after[0])) if window.after else None
-        async with self._desk.transaction() as conn:
+        async with self._desk.reading() as conn:
             rows = await portals.newest_redirects(conn, before, window.size + 1)
         shown, token = window.cut(rows, lambda redirect: [str(redirect.redirect_id)])
         return link_pb2.ListRedirectsResponse(
