@@ -4,6 +4,8 @@ A password is checked between two transactions, because it takes longer than a r
 try, the second its outcome; both lock the user's row, so that tries sent in parallel are counted one after another.
 """
 
+import asyncio
+import time
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -17,6 +19,8 @@ from services.chassis.names import new_id
 from services.chassis.postgres import Connection, Database
 
 _VERB = "session.sign-in"
+# No refusal comes earlier than this after its question; longer than checking a password takes.
+_REFUSAL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class Doorkeeper:
 
     async def sign_in(self, email: str, given: str, source_address: str) -> SignedIn:
         """Opens a session; raises one and the same error whatever was wrong, except to who knows the password."""
+        began = time.monotonic()
+        try:
+            return await self._sign_in(email, given, source_address)
+        except Unauthenticated:
+            # The work is the same for an unknown address but for a row or two, and that would still tell who exists.
+            await asyncio.sleep(max(0.0, began + _REFUSAL_SECONDS - time.monotonic()))
+            raise
+
+    async def _sign_in(self, email: str, given: str, source_address: str) -> SignedIn:
         async with self._directory.transaction() as conn:
             place = await store.find_email(conn, text.email_key(email))
         if place is None:

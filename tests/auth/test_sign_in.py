@@ -222,6 +222,14 @@ async def test_the_use_of_a_session_is_written_at_most_once_a_minute(auth: Auth)
     assert auth.rows("select use_time from auth.sessions")[0]["use_time"] >= first[0]["use_time"]
 
 
+async def test_a_page_that_is_merely_open_does_not_keep_its_session_from_ending(auth: Auth) -> None:
+    token = (await auth.sign_in(DANAS)).token
+    auth.rows("update auth.sessions set use_time = use_time - interval '29 minutes'")
+    before = auth.rows("select use_time from auth.sessions")
+    await auth.identities.IssueIdentity(identity_pb2.IssueIdentityRequest(credential=token, passive=True))
+    assert auth.rows("select use_time from auth.sessions") == before
+
+
 async def test_a_disabled_user_and_a_new_role_count_at_once(auth: Auth) -> None:
     token = (await auth.sign_in(email_of(ALICE))).token
     user = auth_pb2.User(name=ALICE.name, role=auth_pb2.ROLE_AUDITOR)
