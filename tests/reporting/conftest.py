@@ -7,22 +7,27 @@ from typing import Any
 
 import grpc
 import pytest
+from opennotice.auth.v1 import auth_pb2_grpc
 from opennotice.enrichment.v1 import events_pb2
-from opennotice.link.v1 import link_pb2
+from opennotice.link.v1 import link_pb2, link_pb2_grpc
 from opennotice.reporting.v1 import reporting_pb2, reporting_pb2_grpc
 
 import services.auth.__main__ as auth_main
+import services.link.__main__ as link_main
 import services.reporting.__main__ as reporting_main
 from services.auth.settings import Settings as AuthSettings
 from services.chassis.bus import Bus
 from services.chassis.postgres import Database as Pool
 from services.chassis.serve import CLIENT_OPTIONS, Process
 from services.chassis.settings import Address
+from services.link.settings import Settings as LinkSettings
+from services.link.token import parse_keys
 from services.reporting.arrivals import store as arrivals_store
 from services.reporting.arrivals.events import read_open
 from services.reporting.copies import store as copies_store
 from services.reporting.copies.events import read_entry
 from services.reporting.settings import Settings
+from tests.auth.conftest import add_cast
 from tests.cast import DANA, Person
 from tests.fix_postgres import Database
 from tests.fix_rpc import Keyring, free_address
@@ -117,7 +122,7 @@ class Reporting:
         return self.keyring.as_person(who)
 
 
-def _settings_of(name: str, database: Database, nats_url: str, keyring: Keyring) -> dict[str, Any]:
+def settings_of(name: str, database: Database, nats_url: str, keyring: Keyring) -> dict[str, Any]:
     frame = keyring.settings(name)
     return {
         "probe_bind": frame.probe_bind,
@@ -134,9 +139,13 @@ def _settings_of(name: str, database: Database, nats_url: str, keyring: Keyring)
 
 @pytest.fixture
 async def auth_address(database: Database, nats_url: str, keyring: Keyring) -> AsyncIterator[Address]:
-    """Runs auth and gives its address."""
+    """Runs auth, with everybody of the cast in it, and gives its address."""
+    seed = Pool(database.url("auth", "serve"), name="test")
+    await seed.open()
+    await add_cast(seed, "no password fits")
+    await seed.close()
     settings = AuthSettings(
-        **_settings_of("auth", database, nats_url, keyring), directory_database_url=database.url("auth", "directory")
+        **settings_of("auth", database, nats_url, keyring), directory_database_url=database.url("auth", "directory")
     )
     process = Process("auth", settings)
     await auth_main.wire(process)
@@ -145,20 +154,69 @@ async def auth_address(database: Database, nats_url: str, keyring: Keyring) -> A
 
 
 @pytest.fixture
-async def reporting(
-    database: Database, nats_url: str, keyring: Keyring, auth_address: Address
-) -> AsyncIterator[Reporting]:
-    """Runs reporting as its `__main__` does. Link is away."""
-    settings = Settings(
-        **_settings_of("reporting", database, nats_url, keyring),
+async def auth(auth_address: Address) -> AsyncIterator[Any]:
+    """Gives the stub of auth."""
+    async with grpc.aio.insecure_channel(str(auth_address), options=CLIENT_OPTIONS) as channel:
+        yield auth_pb2_grpc.AuthServiceStub(channel)
+
+
+@pytest.fixture
+def link_address() -> Address:
+    """Gives where link answers, when a test runs it."""
+    return free_address()
+
+
+@pytest.fixture
+async def link(
+    database: Database, nats_url: str, keyring: Keyring, auth_address: Address, link_address: Address
+) -> AsyncIterator[Any]:
+    """Runs link and gives its stub."""
+    settings = LinkSettings(
+        **settings_of("link", database, nats_url, keyring) | {"grpc_bind": link_address},
         auth_address=auth_address,
-        link_address=free_address(),
+        directory_database_url=database.url("link", "directory"),
+        token_keys=parse_keys("bGlua3Mgb2YgdGVzdHMgYXJlIG1hZGUgZnJvbSB0aGlzIQ=="),
+        public_url="https://l.court.example",
     )
-    process = Process("reporting", settings)
-    await reporting_main.wire(process)
-    async with grpc.aio.insecure_channel(str(settings.grpc_bind), options=CLIENT_OPTIONS) as channel:
-        yield Reporting(reporting_pb2_grpc.ReportingServiceStub(channel), keyring, process)
+    process = Process("link", settings)
+    await link_main.wire(process)
+    async with grpc.aio.insecure_channel(str(link_address), options=CLIENT_OPTIONS) as channel:
+        yield link_pb2_grpc.LinkServiceStub(channel)
     await process._end()
+
+
+StartReporting = Callable[[], Awaitable[Reporting]]
+
+
+@pytest.fixture
+async def start_reporting(
+    database: Database, nats_url: str, keyring: Keyring, auth_address: Address, link_address: Address
+) -> AsyncIterator[StartReporting]:
+    """Gives a function that starts a reporting process as its `__main__` does."""
+    running: list[tuple[Process, grpc.aio.Channel]] = []
+
+    async def start() -> Reporting:
+        settings = Settings(
+            **settings_of("reporting", database, nats_url, keyring),
+            auth_address=auth_address,
+            link_address=link_address,
+        )
+        process = Process("reporting", settings)
+        await reporting_main.wire(process)
+        channel = grpc.aio.insecure_channel(str(settings.grpc_bind), options=CLIENT_OPTIONS)
+        running.append((process, channel))
+        return Reporting(reporting_pb2_grpc.ReportingServiceStub(channel), keyring, process)
+
+    yield start
+    for process, channel in running:
+        await channel.close()
+        await process._end()
+
+
+@pytest.fixture
+async def reporting(start_reporting: StartReporting) -> Reporting:
+    """Runs reporting. Link is away unless the test asks for it."""
+    return await start_reporting()
 
 
 @pytest.fixture

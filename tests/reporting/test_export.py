@@ -17,7 +17,7 @@ from services.reporting.settings import Settings
 from tests.cast import CHARLIE, DANA, OTHER_COURT
 from tests.fix_postgres import Database
 from tests.fix_rpc import Keyring, free_address
-from tests.reporting.conftest import PutEntries, PutOpens, Reporting, _settings_of
+from tests.reporting.conftest import PutEntries, PutOpens, Reporting, settings_of
 from tests.reporting.sample import NOON, a_client, an_open, entry, many_opens
 from tests.reporting.test_rpc import refusal
 
@@ -159,7 +159,7 @@ async def test_without_an_audit_log_no_row_leaves(
 ) -> None:
     await put_opens(an_open(number=1))
     settings = Settings(
-        **_settings_of("reporting", database, nats_url, keyring),
+        **settings_of("reporting", database, nats_url, keyring),
         auth_address=free_address(),
         link_address=free_address(),
     )

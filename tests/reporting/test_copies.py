@@ -1,0 +1,198 @@
+"""Copies of what link owns: the newest state of everything, with holes filled, in any order, from the real link."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from opennotice.link.v1 import events_pb2, link_pb2
+
+from services.chassis.bus import Bus, Received
+from services.chassis.clock import to_proto
+from services.chassis.dead_letters import DeadLetters
+from services.chassis.names import new_id, parse_name
+from services.chassis.postgres import Database as Pool
+from services.reporting.copies.events import CONSUMERS, Copies
+from tests.cast import ALICE, DANA
+from tests.fix_postgres import Database
+from tests.reporting.conftest import PutOpens, Reporting
+from tests.reporting.sample import NOON, a_client, a_message, a_portal, an_open, entry
+
+MARIA = UUID("01890000-0000-7000-8000-0000000000c1")
+HEARINGS = UUID("01890000-0000-7000-8000-0000000000d1")
+MESSAGE = UUID("01890000-0000-7000-8000-0000000000e3")
+
+
+def people(*entries: link_pb2.DirectoryEntry) -> list[Received[events_pb2.PeopleChanged]]:
+    """Returns entries as the consumer hands them over."""
+    return [Received(events_pb2.PeopleChanged(event_id=str(new_id()), entries=entries), attempts=1, sequence=1)]
+
+
+@pytest.fixture
+def copies(ingest: Pool) -> Copies:
+    """Copies whose link has nothing to export."""
+
+    async def nothing(_request: link_pb2.ExportDirectoryRequest) -> AsyncIterator[link_pb2.DirectoryEntries]:
+        yield link_pb2.DirectoryEntries(complete=True)
+
+    return Copies(ingest, nothing, DeadLetters(ingest, "reporting"))
+
+
+def rows(database: Database, query: str) -> list[Any]:
+    """Returns what a query of the superuser finds."""
+    with psycopg.connect(database.admin_url) as conn:
+        return conn.execute(query.encode()).fetchall()
+
+
+async def eventually(found: Callable[[], Awaitable[bool]]) -> None:
+    """Waits until something is so."""
+    async with asyncio.timeout(30):
+        while not await found():
+            await asyncio.sleep(0.05)
+
+
+def revision(database: Database, feed: str) -> int:
+    """Returns up to where a feed has been taken in."""
+    return int(rows(database, f"select revision from reporting.feeds where feed = '{feed}'")[0][0])
+
+
+async def test_the_newest_revision_counts_in_whatever_order_they_come(copies: Copies, database: Database) -> None:
+    states = [entry(number, client=a_client(MARIA, f"Name {number}")) for number in range(1, 9)]
+    random.Random(5).shuffle(states)
+    for state in states:
+        await copies.take_people(people(state))
+    await copies.take_people(people(*states))
+    assert rows(database, "select display_name, revision from reporting.clients") == [("Name 8", 8)]
+
+
+async def test_the_mark_stops_at_a_hole_and_goes_on_when_it_is_filled(copies: Copies, database: Database) -> None:
+    def state(number: int) -> link_pb2.DirectoryEntry:
+        return entry(number, client=a_client(new_id(), f"Client {number}"))
+
+    await copies.take_people(people(state(1), state(2), state(4)))
+    assert revision(database, "people") == 2
+    assert rows(database, "select count(*) from reporting.clients") == [(3,)], "what lies behind the hole is there"
+    await copies.take_people(people(state(3)))
+    assert revision(database, "people") == 3
+    await copies.take_people(people(state(4), state(5)))
+    assert revision(database, "people") == 5
+    await copies.take_people(people(state(1)))
+    assert revision(database, "people") == 5, "it never goes back"
+    assert revision(database, "visitors") == 0, "the feeds count on their own"
+
+
+async def test_two_processes_with_parts_of_one_change_leave_no_hole(copies: Copies, database: Database) -> None:
+    parts = [people(entry(number, client=a_client(new_id(), "C"))) for number in range(1, 20)]
+    await asyncio.gather(*(copies.take_people(part) for part in parts))
+    await asyncio.gather(*(copies.take_people(part) for part in parts))
+    for part in parts:
+        await copies.take_people(part)
+    assert revision(database, "people") == 19
+
+
+async def test_a_message_brings_its_deliveries_each_once(copies: Copies, database: Database) -> None:
+    reports = [
+        link_pb2.Delivery(status=link_pb2.DELIVERY_STATUS_SENT, event_time=to_proto(NOON)),
+        link_pb2.Delivery(status=link_pb2.DELIVERY_STATUS_DELIVERED, event_time=to_proto(NOON + timedelta(seconds=3))),
+    ]
+    await copies.take_people(people(entry(1, message=a_message(MESSAGE, MARIA, deliveries=reports[:1]))))
+    for _ in range(5):
+        await copies.take_people(people(entry(2, message=a_message(MESSAGE, MARIA, deliveries=reports))))
+    assert rows(database, "select status from reporting.deliveries order by event_time") == [(2,), (3,)]
+
+
+BAD = [
+    pytest.param(entry(2, client=a_client(MARIA, "a\0b")), id="NUL in a name"),
+    pytest.param(entry(2, client=link_pb2.Client(name="clients/1")), id="N01 a name that is none"),
+    pytest.param(entry(2, client=link_pb2.Client(name=f"portals/{MARIA}")), id="N01 a name of another kind"),
+    pytest.param(entry(2), id="N01 no object, or one of a newer version"),
+    pytest.param(link_pb2.DirectoryEntry(revision=2, agency_id="first"), id="N01 no agency"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_a_bad_entry_is_kept_aside_alone(
+    copies: Copies, database: Database, bad: link_pb2.DirectoryEntry
+) -> None:
+    good = [entry(1, client=a_client(new_id(), "One")), entry(3, client=a_client(new_id(), "Three"))]
+    await copies.take_people(people(good[0], bad, good[1]))
+    assert rows(database, "select display_name from reporting.clients order by revision") == [("One",), ("Three",)]
+    kept = rows(database, "select consumer, payload from reporting.dead_letters")
+    assert [(consumer, link_pb2.DirectoryEntry.FromString(payload)) for consumer, payload in kept] == [
+        (CONSUMERS["people"], bad)
+    ]
+    assert revision(database, "people") == 3, "one bad entry does not stop the feed"
+
+
+async def test_names_come_from_link_as_they_are_changed(link: Any, reporting: Reporting, put_opens: PutOpens) -> None:
+    dana = reporting.as_(DANA)
+    made = await link.CreateClient(
+        link_pb2.CreateClientRequest(client=link_pb2.Client(display_name="Maria García", ref="CASE-1")), metadata=dana
+    )
+    await put_opens(an_open(number=1, client_id=parse_name("clients", made.name)))
+
+    async def named(words: str) -> bool:
+        return len(await reporting.list(client=words)) == 1
+
+    await eventually(lambda: named("garcía"))
+    made.display_name, made.officer = "Maria López", ALICE.name
+    await link.UpdateClient(link_pb2.UpdateClientRequest(client=made), metadata=dana)
+    await eventually(lambda: named("lópez"))
+    assert not await named("garcía")
+    assert len(await reporting.list(ALICE)) == 1
+
+
+async def test_a_copy_that_was_lost_and_a_stream_that_was_lost_are_made_good_by_links_export(
+    link: Any, reporting: Reporting, bus: Bus, database: Database, ingest: Pool
+) -> None:
+    dana = reporting.as_(DANA)
+    for number in range(3):
+        client = link_pb2.Client(display_name=f"Client {number}")
+        await link.CreateClient(link_pb2.CreateClientRequest(client=client), metadata=dana)
+    portal = link_pb2.Portal(
+        display_name="Payments", kind=link_pb2.PORTAL_KIND_EXTERNAL, target_uri="https://pay.court.gov/"
+    )
+    await link.CreatePortal(link_pb2.CreatePortalRequest(portal=portal), metadata=dana)
+
+    async def complete() -> bool:
+        found = rows(
+            database, "select (select count(*) from reporting.clients), (select count(*) from reporting.portals)"
+        )
+        return found == [(3, 1)] and revision(database, "people") >= 3 and revision(database, "visitors") >= 1
+
+    await eventually(complete)
+    with psycopg.connect(database.admin_url, autocommit=True) as conn:
+        conn.execute("truncate reporting.clients, reporting.portals")
+        conn.execute("update reporting.feeds set revision = 0")
+    # An event from far ahead shows the hole; every event before it is never seen again.
+    pack = people(entry(1_000, client=a_client(MARIA, "From ahead")))[0].message
+    await bus.publish(pack, pack.event_id)
+    portals = events_pb2.DirectoryChanged(
+        event_id=str(new_id()), entries=[entry(1_000, portal=a_portal(HEARINGS, "P"))]
+    )
+    await bus.publish(portals, portals.event_id)
+
+    async def mended() -> bool:
+        found = rows(
+            database, "select (select count(*) from reporting.clients), (select count(*) from reporting.portals)"
+        )
+        return found == [(4, 2)] and revision(database, "people") >= 3
+
+    await eventually(mended)
+
+
+async def test_what_was_made_before_reporting_was_there_is_copied(
+    link: Any, start_reporting: Any, database: Database, keyring: Any
+) -> None:
+    client = link_pb2.Client(display_name="Early")
+    await link.CreateClient(link_pb2.CreateClientRequest(client=client), metadata=keyring.as_person(DANA))
+    await start_reporting()
+
+    async def copied() -> bool:
+        return rows(database, "select display_name from reporting.clients") == [("Early",)]
+
+    await eventually(copied)
