@@ -1,5 +1,6 @@
 """Opens as CSV: exactly the filtered rows, streamed pack by pack, with no cell that a spreadsheet would run."""
 
+import asyncio
 import csv
 import io
 import re
@@ -19,7 +20,10 @@ from services.chassis.errors import DeadlineExceeded, Unauthenticated, Unavailab
 # Excel reads a file without it in the code page of the machine; programs would find it in the first column's name.
 BYTE_ORDER_MARK = "\ufeff"
 # Times in a row that a stream may break without bringing anything.
-MOST_FAILURES = 3
+MOST_FAILURES = 5
+PAUSE_SECONDS = 0.4
+# What is written in one go: a few milliseconds.
+ROWS_AT_ONCE = 50
 
 # What a spreadsheet takes for the start of a formula, also in full width, and behind what it skips: spaces, controls,
 # invisible characters, quotes and separators (which another locale splits at).
@@ -34,6 +38,8 @@ def safe_cell(text: str) -> str:
 
     Text that begins with quotes and would then run gets one more, so that taking one away always gives the original.
     """
+    if text[:1].isalnum():  # most cells; a full-width sign is no letter
+        return text
     return f"'{text}" if _RUNNABLE.match(text) or _CONTROL.match(text) else text
 
 
@@ -70,10 +76,13 @@ async def opens_csv(request: Request[Any, Any, Any], visitor: Visitor, chosen: r
         try:
             mark = BYTE_ORDER_MARK if visitor.kind == "session" else ""
             yield mark + csv_text([OPEN_COLUMNS])
-            if first is not None:
-                yield csv_text([cells_of(open_row(found)) for found in first])
-                async for pack in packs:
-                    yield csv_text([cells_of(open_row(found)) for found in pack])
+            pack = first
+            while pack is not None:
+                for start in range(0, len(pack), ROWS_AT_ONCE):
+                    yield csv_text([cells_of(open_row(found)) for found in pack[start : start + ROWS_AT_ONCE]])
+                    # Other people's pages are answered by the same loop.
+                    await asyncio.sleep(0)
+                pack = await anext(packs, None)
         finally:
             await packs.aclose()
 
@@ -103,4 +112,6 @@ async def _packs(
             failures += 1
             if not token or failures > MOST_FAILURES:
                 raise
+            # The channel needs a moment to find a service that was restarted.
+            await asyncio.sleep(PAUSE_SECONDS * failures)
             visitor = await gate.identify(visitor.credential, visitor.kind, gate.address_of(request))

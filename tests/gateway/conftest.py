@@ -63,6 +63,7 @@ class House:
     keyring: Keyring
     database: Database
     address: Address
+    addresses: dict[str, Address]
     channels: dict[str, grpc.aio.Channel]
     bus: Bus
     sessions: dict[str, str] = field(default_factory=dict)
@@ -241,7 +242,7 @@ async def _build(
     }
     for channel in outside.values():
         gateway.on_close(channel.close)
-    return House(loop, keyring, database, address, outside, bus)
+    return House(loop, keyring, database, address, addresses, outside, bus)
 
 
 async def _end(processes: list[Process]) -> None:

@@ -1,5 +1,7 @@
 """CSV: exactly the filtered rows, RFC 4180, and no cell that a spreadsheet would run."""
 
+import asyncio
+import contextlib
 import csv
 import io
 import shutil
@@ -15,10 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.app import create_app
+from gateway.clients import connect
 from gateway.exports import cells_of, csv_text, safe_cell
 from gateway.words import OPEN_COLUMNS
+from services.chassis.serve import Process
+from services.chassis.settings import Address
 from tests.cast import ALICE, MORGAN
-from tests.gateway.conftest import House, make_client, until
+from tests.gateway.conftest import House, gateway_settings, make_client, until
 from tests.gateway.test_opens import COLUMNS, START, id_of, listed, put
 from tests.reporting.sample import an_open
 
@@ -203,6 +209,68 @@ def test_libreoffice_finds_no_formula_in_the_csv(house: House, api: httpx.Client
     sheet = (tmp_path / "opens.fods").read_text(encoding="utf-8")
     assert client["ref"].removeprefix("=") in sheet
     assert "table:formula" not in sheet
+
+
+class Cutter:
+    """Passes bytes between the gateway and a service, and cuts the first connection after so many of them."""
+
+    def __init__(self, target: Address, cut_after: int) -> None:
+        self.target = target
+        self.cut_after = cut_after
+        self.cuts = 0
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listens on a free port."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self.target.host, self.target.port)
+        await asyncio.gather(self._pass(reader, back, cut=False), self._pass(there, writer, cut=True))
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, cut: bool) -> None:
+        passed = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(16_384):
+                sink.write(data)
+                await sink.drain()
+                passed += len(data)
+                if cut and self.cuts == 0 and passed > self.cut_after:
+                    self.cuts += 1
+                    break
+        sink.close()
+
+
+def test_an_export_goes_on_where_the_connection_to_reporting_broke(house: House, api: httpx.Client) -> None:
+    client = make_client(api, ref=f"CR-{uuid4()}")
+    items = [an_open(START, number=number, client_id=id_of(client)) for number in range(2400)]
+    for start in range(0, len(items), 300):
+        house.publish(*items[start : start + 300])
+    count = {"client": client["ref"], "by": "day"}
+    until(lambda: api.get("/api/v1/opens:summary", params=count).json()["total"] == len(items), "the opens")
+    cutter = Cutter(house.addresses["reporting"], cut_after=600_000)
+    key = house.key("all")
+
+    async def export() -> httpx.Response:
+        await cutter.start()
+        process = Process("gateway", house.keyring.settings("gateway"))
+        addresses = house.addresses | {"reporting": Address("127.0.0.1", cutter.port)}
+        channels = {service: process.channel(address) for service, address in addresses.items()}
+        app = create_app(
+            gateway_settings(house.keyring), connect(**channels, signer=process.signer), house.keyring.checker()
+        )
+        asgi: Any = app
+        transport = httpx.ASGITransport(app=asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=30) as http:
+            headers = {"authorization": f"Bearer {key}"}
+            answer = await http.get("/api/v1/opens.csv", params={"client": client["ref"]}, headers=headers)
+        await process._end()
+        return answer
+
+    rows = _rows(house.run(export()))
+    assert cutter.cuts == 1
+    assert [row["open_id"] for row in rows] == [item.open.open_id for item in reversed(items)]
 
 
 def test_a_browser_that_leaves_frees_the_export(house: House, api: httpx.Client) -> None:
