@@ -1,7 +1,6 @@
 """Real stubs against real servicers behind the real frame, on free ports; and keys for every issuer."""
 
 import json
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -18,10 +17,6 @@ from services.chassis.identity import IDENTITY_METADATA, Checker, Exchange, Sign
 from services.chassis.serve import CLIENT_OPTIONS, Process
 from services.chassis.settings import Address, ServiceSettings
 from tests.cast import Person
-
-# Tests start servers while gRPC's threads run here. Its own care for forks then sometimes leaves the child hanging
-# before it has become the server.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 ISSUERS = ("auth", "enrichment", "gateway", "host", "link", "reporting", "tracking")
 Metadata = tuple[tuple[str, str], ...]
