@@ -255,3 +255,32 @@ async def test_a_clerk_makes_links_for_own_clients_only(link: Link) -> None:
     assert (type(error), error.reason) == (NotFound, "CLIENT_UNKNOWN")
     error = await refusal(link.link(ALICE, portal=portal.name))
     assert (type(error), error.reason) == (PermissionDenied, "SHARED_LINK_REFUSED")
+
+
+async def test_a_link_whose_key_is_gone_cannot_be_revealed_with_a_wrong_address(link: Link) -> None:
+    made = await link.link(portal=(await link.portal()).name)
+    request = link_pb2.RevealLinkRequest(name=made.name)
+    for change in ("key_version = 9", "key_version = 1, token_hash = sha256('another key')"):
+        link.rows(f"update link.links set {change}")
+        error = await refusal(link.stub.RevealLink(request, metadata=link.by(DANA)))
+        assert (type(error), error.reason) == (FailedPrecondition, "TOKEN_KEY_LOST")
+
+
+async def test_what_only_the_service_decides_is_ignored_when_it_is_sent(link: Link) -> None:
+    """Bad-input row A09."""
+    portal = await link.portal(name=f"portals/{new_id()}", revision=99, create_time=at(days=-9))
+    assert portal.revision == 1
+    assert portal.create_time.seconds > at(minutes=-5).seconds
+    other = str(new_id())
+    made = await link.link(
+        portal=portal.name,
+        name=f"links/{other}",
+        uri="https://evil.example/AAAAAAAAAAAAAAAAAAAAAA",
+        revoke_time=at(days=-1),
+        state=link_pb2.LINK_STATE_REVOKED,
+        revision=7,
+    )
+    assert other not in made.name
+    assert made.uri.startswith(PUBLIC_URL)
+    assert (made.state, made.revision) == (link_pb2.LINK_STATE_ACTIVE, 2)
+    assert not made.HasField("revoke_time")
