@@ -3,6 +3,7 @@
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.response import Template
 from opennotice.auth.v1 import auth_pb2
 
@@ -16,13 +17,13 @@ _NAMES = {"current_password": "current_password", "new_password": "new_password"
 
 
 @get("/account/password", permission="signed-in", include_in_schema=False)
-async def show_password(desk: Desk) -> Template:
+async def show_password(desk: NamedDependency[Desk]) -> Template:
     """Shows the form."""
     return desk.page("account/password.html", form=Form())
 
 
 @post("/account/password", permission="signed-in", include_in_schema=False)
-async def change_password(desk: Desk) -> Response[Any]:
+async def change_password(desk: NamedDependency[Desk]) -> Response[Any]:
     """Changes the caller's own password."""
     form = await read_form(desk.request, *_NAMES, "repeated_password")
     form.need("current_password", "Enter the password that you use now.")

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Template
 from opennotice.auth.v1 import auth_pb2
 from opennotice.link.v1 import link_pb2
@@ -58,7 +60,7 @@ class MessageItem:
 
 
 @get("/clients", permission="clients:read", include_in_schema=False)
-async def list_clients(desk: Desk) -> Template:
+async def list_clients(desk: NamedDependency[Desk]) -> Template:
     """Shows the clients whose name or id matches, by name."""
     form = read_query(desk.request.query_params, {"query", "page_token"})
     asked = link_pb2.ListClientsRequest(
@@ -80,14 +82,14 @@ async def list_clients(desk: Desk) -> Template:
 
 
 @get("/clients/new", permission="clients:write", include_in_schema=False)
-async def new_client(desk: Desk) -> Template:
+async def new_client(desk: NamedDependency[Desk]) -> Template:
     """Shows an empty form."""
     form = Form({"request_id": str(new_id()), "revision": "0"})
     return await _form_page(desk, form, None)
 
 
 @post("/clients/new", permission="clients:write", include_in_schema=False)
-async def create_client(desk: Desk) -> Response[Any]:
+async def create_client(desk: NamedDependency[Desk]) -> Response[Any]:
     """Adds a client."""
     form = await read_form(desk.request, *_FIELDS, "request_id", "revision")
     asked = link_pb2.CreateClientRequest(client=_typed(form), request_id=form.value("request_id"))
@@ -102,7 +104,7 @@ async def create_client(desk: Desk) -> Response[Any]:
 
 
 @get("/clients/{client_id:str}", permission="clients:read", include_in_schema=False)
-async def show_client(desk: Desk, client_id: str) -> Template:
+async def show_client(desk: NamedDependency[Desk], client_id: FromPath[str]) -> Template:
     """Shows one client with links, messages and the timeline."""
     form = read_query(desk.request.query_params, {"page_token"})
     name = f"clients/{client_id}"
@@ -126,7 +128,7 @@ async def show_client(desk: Desk, client_id: str) -> Template:
 
 
 @get("/clients/{client_id:str}/edit", permission="clients:write", include_in_schema=False)
-async def edit_client(desk: Desk, client_id: str) -> Template:
+async def edit_client(desk: NamedDependency[Desk], client_id: FromPath[str]) -> Template:
     """Shows a form with the client as it is now."""
     asked = link_pb2.GetClientRequest(name=f"clients/{client_id}")
     client = await desk.calls.ask(desk.calls.link.GetClient, asked)
@@ -135,7 +137,7 @@ async def edit_client(desk: Desk, client_id: str) -> Template:
 
 
 @post("/clients/{client_id:str}/edit", permission="clients:write", include_in_schema=False)
-async def change_client(desk: Desk, client_id: str) -> Response[Any]:
+async def change_client(desk: NamedDependency[Desk], client_id: FromPath[str]) -> Response[Any]:
     """Changes a client, unless somebody else did meanwhile."""
     form = await read_form(desk.request, *_FIELDS, "request_id", "revision")
     name = f"clients/{client_id}"

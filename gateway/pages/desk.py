@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request, Response
+from litestar.di import NamedDependency
 from litestar.response import Redirect, Template
 from opennotice.auth.v1 import auth_pb2
 
@@ -63,7 +64,9 @@ class Desk:
         return answer
 
 
-async def provide_desk(request: Request[Any, Any, Any], visitor: Visitor, calls: Calls) -> Desk:
+async def provide_desk(
+    request: Request[Any, Any, Any], visitor: NamedDependency[Visitor], calls: NamedDependency[Calls]
+) -> Desk:
     """Gives a handler its `desk`."""
     agency = await _agency(request, visitor, calls)
     return Desk(request, visitor, calls, Zone(agency.time_zone))

@@ -59,7 +59,7 @@ class Form:
         What leads nowhere is shown for the form as a whole.
         """
         if error.reason in reasons:
-            self.add(reasons[error.reason], sentence_of(error))
+            self.add(reasons[error.reason], _sentence(sentence_of(error)))
             return
         for name, message in error.fields:
             self.add(names.get(name) or names.get(name.rpartition(".")[2]) or "", _sentence(message))

@@ -5,6 +5,8 @@ from datetime import date
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Template
 from opennotice.link.v1 import link_pb2
 
@@ -35,14 +37,14 @@ _NAMES = {"portal": "target", "page": "target", "message": "message", "expire_ti
 
 
 @get("/clients/{client_id:str}/links/new", permission="links:write", include_in_schema=False)
-async def new_personal_link(desk: Desk, client_id: str) -> Template:
+async def new_personal_link(desk: NamedDependency[Desk], client_id: FromPath[str]) -> Template:
     """Shows the form for a personal link."""
     client = await _client(desk, f"clients/{client_id}")
     return await _form_page(desk, Form({"request_id": str(new_id())}), client=client)
 
 
 @post("/clients/{client_id:str}/links/new", permission="links:write", include_in_schema=False)
-async def create_personal_link(desk: Desk, client_id: str) -> Response[Any]:
+async def create_personal_link(desk: NamedDependency[Desk], client_id: FromPath[str]) -> Response[Any]:
     """Makes a personal link and shows its URL."""
     form = await read_form(desk.request, *_FIELDS)
     client = await _client(desk, f"clients/{client_id}")
@@ -50,14 +52,14 @@ async def create_personal_link(desk: Desk, client_id: str) -> Response[Any]:
 
 
 @get("/portals/{portal_id:str}/links/new", permission="links:write", include_in_schema=False)
-async def new_shared_link(desk: Desk, portal_id: str) -> Template:
+async def new_shared_link(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Template:
     """Shows the form for a shared link."""
     portal = await _portal(desk, f"portals/{portal_id}")
     return await _form_page(desk, Form({"request_id": str(new_id()), "target": portal.name}), portal=portal)
 
 
 @post("/portals/{portal_id:str}/links/new", permission="links:write", include_in_schema=False)
-async def create_shared_link(desk: Desk, portal_id: str) -> Response[Any]:
+async def create_shared_link(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Response[Any]:
     """Makes a shared link and shows its URL."""
     form = await read_form(desk.request, *_FIELDS)
     portal = await _portal(desk, f"portals/{portal_id}")
@@ -65,7 +67,7 @@ async def create_shared_link(desk: Desk, portal_id: str) -> Response[Any]:
 
 
 @get("/links/{link_id:str}/reveal", permission="links:reveal", include_in_schema=False)
-async def ask_reveal(desk: Desk, link_id: str) -> Template:
+async def ask_reveal(desk: NamedDependency[Desk], link_id: FromPath[str]) -> Template:
     """Asks before a URL is shown, as each time is written down."""
     link = await _link(desk, link_id)
     return Ask(
@@ -81,7 +83,7 @@ async def ask_reveal(desk: Desk, link_id: str) -> Template:
 
 
 @post("/links/{link_id:str}/reveal", permission="links:reveal", include_in_schema=False)
-async def reveal_link(desk: Desk, link_id: str) -> Response[Any]:
+async def reveal_link(desk: NamedDependency[Desk], link_id: FromPath[str]) -> Response[Any]:
     """Shows the URL of a link again."""
     await read_form(desk.request)
     asked = link_pb2.RevealLinkRequest(name=f"links/{link_id}")
@@ -89,7 +91,7 @@ async def reveal_link(desk: Desk, link_id: str) -> Response[Any]:
 
 
 @get("/links/{link_id:str}/revoke", permission="links:write", include_in_schema=False)
-async def ask_revoke(desk: Desk, link_id: str) -> Template:
+async def ask_revoke(desk: NamedDependency[Desk], link_id: FromPath[str]) -> Template:
     """Asks before a link is ended."""
     link = await _link(desk, link_id)
     return Ask(
@@ -107,7 +109,7 @@ async def ask_revoke(desk: Desk, link_id: str) -> Template:
 
 
 @post("/links/{link_id:str}/revoke", permission="links:write", include_in_schema=False)
-async def revoke_link(desk: Desk, link_id: str) -> Response[Any]:
+async def revoke_link(desk: NamedDependency[Desk], link_id: FromPath[str]) -> Response[Any]:
     """Ends a link."""
     await read_form(desk.request)
     asked = link_pb2.RevokeLinkRequest(name=f"links/{link_id}")
@@ -116,14 +118,14 @@ async def revoke_link(desk: Desk, link_id: str) -> Response[Any]:
 
 
 @get("/links/{link_id:str}/extend", permission="links:write", include_in_schema=False)
-async def edit_expiry(desk: Desk, link_id: str) -> Template:
+async def edit_expiry(desk: NamedDependency[Desk], link_id: FromPath[str]) -> Template:
     """Shows the form for another expiry."""
     link = await _link(desk, link_id)
     return _expiry_page(desk, Form({"expire_date": _last_day(desk, link)}), link)
 
 
 @post("/links/{link_id:str}/extend", permission="links:write", include_in_schema=False)
-async def change_expiry(desk: Desk, link_id: str) -> Response[Any]:
+async def change_expiry(desk: NamedDependency[Desk], link_id: FromPath[str]) -> Response[Any]:
     """Sets or removes the expiry of a link."""
     form = await read_form(desk.request, "expire_date")
     day = _day(form, desk)

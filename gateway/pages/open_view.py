@@ -70,7 +70,10 @@ class OpenPage:
     opened: Moment
     labels: list[Label]
     late_sentence: str
-    groups: list[Group]
+    what: Group
+    device: Group
+    network: Group
+    record: Group
     verdict: Label
     verdict_sentence: str
     reasons: list[str]
@@ -137,7 +140,10 @@ def page_of(found: reporting_pb2.Open, others: Iterable[reporting_pb2.Open], zon
         opened=zone.at(found, "open_time"),
         labels=labels_of(found),
         late_sentence=labels.STATE_SENTENCES.get(state, ""),
-        groups=[_what(found, zone, clients), _device(found), _network(found), _record(found, zone)],
+        what=_what(found, zone, clients),
+        device=_device(found),
+        network=_network(found),
+        record=_record(found, zone),
         verdict=labels.VERDICT_LABELS.get(verdict, labels.UNKNOWN),
         verdict_sentence=labels.VERDICT_SENTENCES.get(verdict, ""),
         reasons=[reason.sentence or reason.code for reason in found.detail.reasons],

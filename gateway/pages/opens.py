@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import ServerSentEvent, Template
 from opennotice.link.v1 import link_pb2
 from opennotice.reporting.v1 import reporting_pb2
@@ -57,7 +59,7 @@ class SearchForm:
 
 
 @get("/opens", permission="opens:read", include_in_schema=False)
-async def list_opens(desk: Desk) -> Template:
+async def list_opens(desk: NamedDependency[Desk]) -> Template:
     """Shows the opens that match the address, newest first."""
     search = search_of(desk.request.query_params, desk.zone)
     portals, found = await asyncio.gather(portal_options(desk), _found(desk, search))
@@ -75,7 +77,7 @@ async def list_opens(desk: Desk) -> Template:
 
 
 @get("/opens/live", permission="opens:read", include_in_schema=False)
-async def watch_opens(desk: Desk) -> ServerSentEvent:
+async def watch_opens(desk: NamedDependency[Desk]) -> ServerSentEvent:
     """Streams the rows that arrive and match the address."""
     search = search_of(desk.request.query_params, desk.zone)
     if search.form.problems:
@@ -88,7 +90,7 @@ async def watch_opens(desk: Desk) -> ServerSentEvent:
 
 
 @get("/opens/{open_id:str}", permission="opens:read", include_in_schema=False)
-async def show_open(desk: Desk, open_id: str) -> Template:
+async def show_open(desk: NamedDependency[Desk], open_id: FromPath[str]) -> Template:
     """Shows everything about one open, and the other opens of its link."""
     found = await desk.calls.ask(desk.calls.reporting.GetOpen, reporting_pb2.GetOpenRequest(name=f"opens/{open_id}"))
     others = reporting_pb2.ListOpensResponse()

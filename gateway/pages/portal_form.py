@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Template
 from markupsafe import Markup
 from opennotice.link.v1 import link_pb2
@@ -46,13 +48,13 @@ class PageFields:
 
 
 @get("/portals/new", permission="portals:write", include_in_schema=False)
-async def choose_kind(desk: Desk) -> Template:
+async def choose_kind(desk: NamedDependency[Desk]) -> Template:
     """Asks for the kind first, as it never changes."""
     return desk.page("portals/new.html")
 
 
 @get("/portals/new/{kind:str}", permission="portals:write", include_in_schema=False)
-async def new_portal(desk: Desk, kind: str) -> Template:
+async def new_portal(desk: NamedDependency[Desk], kind: FromPath[str]) -> Template:
     """Shows an empty form."""
     typed: dict[str, str | list[str]] = {"request_id": str(new_id()), "revision": "0"}
     if _hosted(kind):
@@ -61,7 +63,7 @@ async def new_portal(desk: Desk, kind: str) -> Template:
 
 
 @post("/portals/new/{kind:str}", permission="portals:write", include_in_schema=False)
-async def create_portal(desk: Desk, kind: str) -> Response[Any]:
+async def create_portal(desk: NamedDependency[Desk], kind: FromPath[str]) -> Response[Any]:
     """Creates a portal, or shows a preview of one of its pages."""
     form, hosted = await read_form(desk.request, *_FIELDS), _hosted(kind)
     if _only_looking(form) or not _complete(form, hosted):
@@ -77,7 +79,7 @@ async def create_portal(desk: Desk, kind: str) -> Response[Any]:
 
 
 @get("/portals/{portal_id:str}/edit", permission="portals:write", include_in_schema=False)
-async def edit_portal(desk: Desk, portal_id: str) -> Template:
+async def edit_portal(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Template:
     """Shows a form with the portal as it is now."""
     portal = await portal_of(desk, portal_id)
     typed: dict[str, str | list[str]] = {
@@ -91,7 +93,7 @@ async def edit_portal(desk: Desk, portal_id: str) -> Template:
 
 
 @post("/portals/{portal_id:str}/edit", permission="portals:write", include_in_schema=False)
-async def change_portal(desk: Desk, portal_id: str) -> Response[Any]:
+async def change_portal(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Response[Any]:
     """Changes a portal, unless somebody else did meanwhile."""
     form = await read_form(desk.request, *_FIELDS)
     portal = await portal_of(desk, portal_id)

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Template
 from opennotice.link.v1 import link_pb2
 from opennotice.reporting.v1 import reporting_pb2
@@ -60,7 +62,7 @@ class Tab:
 
 
 @get("/portals", permission="portals:read", include_in_schema=False)
-async def list_portals(desk: Desk) -> Template:
+async def list_portals(desk: NamedDependency[Desk]) -> Template:
     """Shows the portals by name, with how often each was opened."""
     form = read_query(desk.request.query_params, {"page_token"})
     asked = link_pb2.ListPortalsRequest(page_size=PAGE_SIZE, page_token=form.value("page_token"))
@@ -75,14 +77,14 @@ async def list_portals(desk: Desk) -> Template:
 
 
 @get("/portals/opens", permission="opens:read", include_in_schema=False)
-async def list_portal_opens(desk: Desk) -> Template:
+async def list_portal_opens(desk: NamedDependency[Desk]) -> Template:
     """Shows the newest opens of all portals: people look for them here too."""
     wanted = reporting_pb2.OpenFilter(kinds=[words.KIND.number("portal")])
     return await _opens_page(desk, None, wanted, opens_href(kind="portal"), _tabs(desk, "/portals", "Opens"))
 
 
 @get("/portals/{portal_id:str}", permission="portals:read", include_in_schema=False)
-async def show_portal(desk: Desk, portal_id: str) -> Template:
+async def show_portal(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Template:
     """Shows one portal with its newest links."""
     portal = await portal_of(desk, portal_id)
     links, more_links = await links_of(desk, portal=portal.name)
@@ -96,7 +98,7 @@ async def show_portal(desk: Desk, portal_id: str) -> Template:
 
 
 @get("/portals/{portal_id:str}/opens", permission="opens:read", include_in_schema=False)
-async def show_portal_opens(desk: Desk, portal_id: str) -> Template:
+async def show_portal_opens(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Template:
     """Shows the newest opens of one portal."""
     portal = await portal_of(desk, portal_id)
     wanted = reporting_pb2.OpenFilter(portal=portal.name)
@@ -105,7 +107,7 @@ async def show_portal_opens(desk: Desk, portal_id: str) -> Template:
 
 
 @get("/portals/{portal_id:str}/switch", permission="portals:write", include_in_schema=False)
-async def ask_switch(desk: Desk, portal_id: str) -> Template:
+async def ask_switch(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Template:
     """Asks before a portal is switched on or off."""
     portal = await portal_of(desk, portal_id)
     on = not portal.active
@@ -126,7 +128,7 @@ async def ask_switch(desk: Desk, portal_id: str) -> Template:
 
 
 @post("/portals/{portal_id:str}/switch", permission="portals:write", include_in_schema=False)
-async def switch_portal(desk: Desk, portal_id: str) -> Response[Any]:
+async def switch_portal(desk: NamedDependency[Desk], portal_id: FromPath[str]) -> Response[Any]:
     """Switches a portal on or off; a second click changes nothing more."""
     on = (await read_form(desk.request, "active")).value("active") == "yes"
     asked = link_pb2.UpdatePortalRequest(portal=link_pb2.Portal(name=f"portals/{portal_id}", active=on))

@@ -5,6 +5,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.response import Template
 from opennotice.link.v1 import link_pb2
 
@@ -40,7 +42,7 @@ class RedirectView:
 
 
 @get("/redirects", permission="redirects:read", include_in_schema=False)
-async def list_redirects(desk: Desk) -> Template:
+async def list_redirects(desk: NamedDependency[Desk]) -> Template:
     """Shows the redirects, newest first."""
     form = read_query(desk.request.query_params, {"page_token"})
     asked = link_pb2.ListRedirectsRequest(page_size=PAGE_SIZE, page_token=form.value("page_token"))
@@ -54,13 +56,13 @@ async def list_redirects(desk: Desk) -> Template:
 
 
 @get("/redirects/new", permission="redirects:write", include_in_schema=False)
-async def new_redirect(desk: Desk) -> Template:
+async def new_redirect(desk: NamedDependency[Desk]) -> Template:
     """Shows an empty form."""
     return _form_page(desk, Form({"request_id": str(new_id()), "revision": "0"}), None)
 
 
 @post("/redirects/new", permission="redirects:write", include_in_schema=False)
-async def create_redirect(desk: Desk) -> Response[Any]:
+async def create_redirect(desk: NamedDependency[Desk]) -> Response[Any]:
     """Creates a redirect and shows its URL, for the same reason as a link."""
     form = await read_form(desk.request, *_FIELDS)
     if _complete(form):
@@ -73,7 +75,7 @@ async def create_redirect(desk: Desk) -> Response[Any]:
 
 
 @get("/redirects/{redirect_id:str}/edit", permission="redirects:write", include_in_schema=False)
-async def edit_redirect(desk: Desk, redirect_id: str) -> Template:
+async def edit_redirect(desk: NamedDependency[Desk], redirect_id: FromPath[str]) -> Template:
     """Shows a form with the redirect as it is now."""
     found = await _redirect(desk, redirect_id)
     typed = {"display_name": found.display_name, "target_uri": found.target_uri, "revision": str(found.revision)}
@@ -81,7 +83,7 @@ async def edit_redirect(desk: Desk, redirect_id: str) -> Template:
 
 
 @post("/redirects/{redirect_id:str}/edit", permission="redirects:write", include_in_schema=False)
-async def change_redirect(desk: Desk, redirect_id: str) -> Response[Any]:
+async def change_redirect(desk: NamedDependency[Desk], redirect_id: FromPath[str]) -> Response[Any]:
     """Changes a redirect, unless somebody else did meanwhile."""
     form = await read_form(desk.request, *_FIELDS)
     name = f"redirects/{redirect_id}"
@@ -98,7 +100,7 @@ async def change_redirect(desk: Desk, redirect_id: str) -> Response[Any]:
 
 
 @get("/redirects/{redirect_id:str}/switch", permission="redirects:write", include_in_schema=False)
-async def ask_redirect_switch(desk: Desk, redirect_id: str) -> Template:
+async def ask_redirect_switch(desk: NamedDependency[Desk], redirect_id: FromPath[str]) -> Template:
     """Asks before a redirect is switched on or off."""
     found = await _redirect(desk, redirect_id)
     on = not found.active
@@ -115,7 +117,7 @@ async def ask_redirect_switch(desk: Desk, redirect_id: str) -> Template:
 
 
 @post("/redirects/{redirect_id:str}/switch", permission="redirects:write", include_in_schema=False)
-async def switch_redirect(desk: Desk, redirect_id: str) -> Response[Any]:
+async def switch_redirect(desk: NamedDependency[Desk], redirect_id: FromPath[str]) -> Response[Any]:
     """Switches a redirect on or off; a second click changes nothing more."""
     on = (await read_form(desk.request, "active")).value("active") == "yes"
     asked = link_pb2.UpdateRedirectRequest(redirect=link_pb2.Redirect(name=f"redirects/{redirect_id}", active=on))
@@ -125,7 +127,7 @@ async def switch_redirect(desk: Desk, redirect_id: str) -> Response[Any]:
 
 
 @get("/redirects/{redirect_id:str}/reveal", permission="links:reveal", include_in_schema=False)
-async def ask_redirect_reveal(desk: Desk, redirect_id: str) -> Template:
+async def ask_redirect_reveal(desk: NamedDependency[Desk], redirect_id: FromPath[str]) -> Template:
     """Asks before a URL is shown, as each time is written down."""
     found = await _redirect(desk, redirect_id)
     return Ask(
@@ -138,7 +140,7 @@ async def ask_redirect_reveal(desk: Desk, redirect_id: str) -> Template:
 
 
 @post("/redirects/{redirect_id:str}/reveal", permission="links:reveal", include_in_schema=False)
-async def reveal_redirect(desk: Desk, redirect_id: str) -> Response[Any]:
+async def reveal_redirect(desk: NamedDependency[Desk], redirect_id: FromPath[str]) -> Response[Any]:
     """Shows the URL of a redirect again."""
     await read_form(desk.request)
     asked = link_pb2.RevealRedirectRequest(name=f"redirects/{redirect_id}")
