@@ -14,6 +14,8 @@ TARGET_BYTES = 8 * 1024
 _HEAD_BYTES = 128 * 1024
 _HEADERS = 128
 _HEAD_SECONDS = 10.0
+# How long an open connection may still ask for something when the process ends.
+_LAST_REQUEST_SECONDS = 0.5
 
 ALLOW = b"GET, HEAD, OPTIONS"
 _TOLD = {400: b"bad request", 405: b"method not allowed", 408: b"request time-out", 414: b"address too long",
@@ -28,6 +30,7 @@ class PublicProtocol(HttpToolsProtocol):
         self._refusal = 400
         self._head_bytes = 0
         self._head_began: float | None = None
+        self._is_last = False
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for the first request."""
@@ -81,9 +84,25 @@ class PublicProtocol(HttpToolsProtocol):
         self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
         self.url = b"/"
         super().on_headers_complete()
-        if self._has_body():
+        if self._is_last or self._has_body():
             # Nothing here takes a body from a visitor, so none is read.
             self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Ends the connection when the process ends, but not under a request that is on its way.
+
+        uvicorn closes a connection that has not asked for anything yet; its visitor would get an error although the
+        next process is about to take over the socket. So it gets a moment to ask, is answered, and then closed.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            return
+        self._is_last = True
+        self.loop.call_later(_LAST_REQUEST_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         """Drops it."""

@@ -218,6 +218,7 @@ class Court:
             while (await reader.consumer_info()).num_pending:
                 messages = await reader.fetch(200, timeout=5)
                 found += [events_pb2.OpensRecorded.FromString(message.data) for message in messages]
+                await asyncio.gather(*(message.ack() for message in messages))
             return found
         finally:
             await client.close()
