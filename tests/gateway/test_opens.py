@@ -177,7 +177,7 @@ def test_from_is_included_and_to_is_not_but_a_whole_day_is(
 
 
 def test_pages_of_opens_fit_together(house: House, api: httpx.Client, client: dict[str, Any]) -> None:
-    moment = START
+    moment = START - timedelta(days=3)
     wanted = put(house, api, client, *[an_open(moment, number=n, client_id=id_of(client)) for n in range(1, 8)])
     seen: list[str] = []
     token = ""
