@@ -62,6 +62,15 @@ proto: .state/dev ## Generate the stubs beside their .proto files
 	@$(PY) -m bundle.stubs
 	@touch .state/stubs .state/stubs-dev
 
+.PHONY: lock
+lock: ## Choose versions of dependencies anew and pin them with hashes
+	@$(PYTHON) -m venv .state/uv && .state/uv/bin/pip install --quiet uv
+	@# Not "uv lock": it writes the addresses of the registry into the lock.
+	@.state/uv/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url \
+		pyproject.toml -o requirements.lock
+	@.state/uv/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url \
+		pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
 .PHONY: schema
 schema: .state/dev .state/stubs-dev ## Write each service's schema.sql from its migrations
 	@$(PY) -m bundle.schema
