@@ -116,6 +116,7 @@ class _Bundle:
         write_urls(self.home, admin_url, nats_url)
         ip_data = settings.ip_data_dir or prepare.ip_data_folder()
         surroundings = Surroundings(settings, self.home, ports, ip_data, self.listener.fileno())
+        say(f"starting {', '.join(reversed(OWN))}")
         children = [self._start(name, surroundings) for name in reversed(OWN)]
         for child in children:
             await self.supervisor.wait_ready(child, _READY_SECONDS)
