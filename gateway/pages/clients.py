@@ -15,7 +15,7 @@ from opennotice.reporting.v1 import reporting_pb2
 
 from gateway import words
 from gateway.pages import labels
-from gateway.pages.desk import Desk
+from gateway.pages.desk import AWAY, Desk
 from gateway.pages.forms import MENDABLE, Form, read_form, read_query
 from gateway.pages.labels import Label
 from gateway.pages.link_view import LinkItem, item_of
@@ -122,8 +122,8 @@ async def show_client(desk: NamedDependency[Desk], client_id: FromPath[str]) -> 
         more_links=more_links,
         messages=messages,
         more_messages=more_messages,
-        entries=entries_of(timeline, desk.zone),
-        pages=_pages(f"/{name}", form, timeline.next_page_token, "Newest", "Older"),
+        entries=entries_of(timeline, desk.zone) if timeline else None,
+        pages=_pages(f"/{name}", form, timeline.next_page_token if timeline else "", "Newest", "Older"),
     )
 
 
@@ -195,13 +195,16 @@ async def _messages(desk: Desk, client: str) -> tuple[list[MessageItem], bool]:
     return items, bool(found.next_page_token)
 
 
-async def _timeline(desk: Desk, client: str, page_token: str) -> reporting_pb2.GetClientTimelineResponse:
+async def _timeline(desk: Desk, client: str, page_token: str) -> reporting_pb2.GetClientTimelineResponse | None:
+    """Returns a page of the timeline; None while reporting is away, which must not take the profile away."""
     asked = reporting_pb2.GetClientTimelineRequest(client=client, page_size=PAGE_SIZE, page_token=page_token)
     try:
         return await desk.calls.ask(desk.calls.reporting.GetClientTimeline, asked)
     except NotFound:
         # A client that was added a moment ago is not known to reporting yet: nothing has happened so far.
         return reporting_pb2.GetClientTimelineResponse()
+    except AWAY:
+        return None
 
 
 async def _officers(desk: Desk) -> dict[str, str]:

@@ -15,9 +15,12 @@ from gateway.clients import Calls
 from gateway.pages.forms import Form
 from gateway.pages.times import Zone
 from services.chassis.clock import now
+from services.chassis.errors import DeadlineExceeded, Unavailable
 
 # How long a changed time zone or agency name may be shown as it was.
 AGENCY_SECONDS = 5.0
+# A service that does not answer; a page that can show the rest shows the rest.
+AWAY = (Unavailable, DeadlineExceeded)
 
 
 @dataclass(frozen=True)

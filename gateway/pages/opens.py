@@ -12,7 +12,7 @@ from opennotice.reporting.v1 import reporting_pb2
 
 from gateway import live
 from gateway.pages import labels
-from gateway.pages.desk import Desk
+from gateway.pages.desk import AWAY, Desk
 from gateway.pages.forms import Form
 from gateway.pages.open_search import FIELDS, MORE, Chip, Option, Pages, Search, options_of, search_of
 from gateway.pages.open_view import OpenRow, page_of, rows_of
@@ -107,7 +107,11 @@ async def portal_options(desk: Desk) -> list[Option]:
     if not desk.may("portals:read"):
         return []
     asked = link_pb2.ListPortalsRequest(page_size=MOST_PORTALS)
-    listed = await desk.calls.ask(desk.calls.link.ListPortals, asked)
+    try:
+        listed = await desk.calls.ask(desk.calls.link.ListPortals, asked)
+    except AWAY:
+        # Opens are found without the list; only the choice of a portal is missing meanwhile.
+        return []
     return [Option(portal.name, portal.display_name) for portal in listed.portals]
 
 
