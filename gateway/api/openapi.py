@@ -263,7 +263,7 @@ async def show_page(request: Request[Any, Any, Any]) -> Template:
             reasons=described.reasons,
         )
         operations.setdefault(described.tag, []).append(operation)
-    about = [" ".join(part.split()) for part in _ABOUT.replace("`", "").split("\n\n")]
+    about = [" ".join(part.split()) for part in _ABOUT.split("\n\n")]
     return rendering.page(
         request,
         "api/docs.html",
