@@ -72,9 +72,9 @@ class Writer:
         try:
             self._conn = work.result()
         except _REFUSALS as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
+            raise Refused(_told(error)) from error
         except (psycopg.Error, OSError) as error:
-            raise Away(f"{type(error).__name__}: {error}") from error
+            raise Away(_told(error)) from error
 
     async def _connect_and(self, conn: Connection | None, use: Callable[[Connection], Awaitable[None]]) -> Connection:
         if conn is None or conn.closed:
@@ -117,3 +117,8 @@ class Writer:
             task.cancel()
         if self._conn is not None:
             await self._conn.close()
+
+
+def _told(error: BaseException) -> str:
+    # The first line only: the next ones quote the row, and this ends up in logs.
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

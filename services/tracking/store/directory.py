@@ -77,6 +77,8 @@ class FeedState:
 def open_directory(path: Path) -> sqlite3.Connection:
     """Opens the copy, making it when it is missing; raises sqlite3.DatabaseError for one that cannot be used."""
     conn = connect(path, synchronous="normal")
+    # Keys are hashes, so a load of millions touches pages all over the file: 32 MiB of them stay in memory.
+    conn.execute("pragma cache_size = -32768")
     version = conn.execute("pragma user_version").fetchone()[0]
     if version == 0:
         conn.executescript(f"begin; {_DIRECTORY_SCHEMA} pragma user_version = {_DIRECTORY_VERSION}; commit;")
@@ -210,6 +212,8 @@ def _save_links(conn: sqlite3.Connection, links: Sequence[Link], begun_anew: boo
         " :message_id, :expire_ms, :revoked)",
         rows,
     ).rowcount
+    if added == len(rows):
+        return added
     conn.executemany(
         "update links set revision = :revision, link_id = :link_id, portal_id = :portal_id, page = :page,"
         " client_id = :client_id, message_id = :message_id, expire_ms = :expire_ms, revoked = :revoked"
@@ -237,6 +241,8 @@ def _save_redirects(conn: sqlite3.Connection, redirects: Sequence[Redirect], beg
         " values (:token_hash, :revision, :agency_id, :redirect_id, :target_uri, :active)",
         rows,
     ).rowcount
+    if added == len(rows):
+        return added
     conn.executemany(
         "update redirects set revision = :revision, target_uri = :target_uri, active = :active"
         " where token_hash = :token_hash and (revision < :revision or :begun_anew)",
