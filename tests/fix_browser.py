@@ -19,7 +19,8 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# Not for the whole run: while Playwright is open its loop counts as the running one, and every asyncio test after it fails.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Gives a browser; its tests carry the marker `browser`."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
