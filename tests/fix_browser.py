@@ -19,7 +19,7 @@ ARGUMENTS = [
 ]
 
 
-# Not for the whole run: while Playwright is open its loop counts as the running one, and every asyncio test after it fails.
+# Not for the whole run: while Playwright is open its loop counts as the running one, and asyncio tests after it fail.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Gives a browser; its tests carry the marker `browser`."""
