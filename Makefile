@@ -35,7 +35,7 @@ demo: .state/installed .state/stubs ## Load sample data into what `make run` run
 
 .PHONY: test
 test: .state/dev .state/stubs-dev ## Run the tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadgroup
 
 .PHONY: check
 check: .state/dev .state/stubs-dev ## Check style, types, layers and lock files, as CI does

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pwd
+import random
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -101,10 +102,11 @@ def _die_with(death_signal: signal.Signals, parent: int) -> Callable[[], None]:
 
 
 def free_port() -> int:
-    """Returns a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a loopback port that is free now, and that the system does not give to outgoing connections."""
+    # Below the range from which the system takes ports by itself: one of those could be gone before it is listened on.
+    while not is_free("127.0.0.1", port := random.randrange(20_000, 32_000)):
+        continue
+    return port
 
 
 def is_free(host: str, port: int) -> bool:

@@ -13,4 +13,5 @@ pytest_plugins = [
     "tests.fix_bundle",
     "tests.fix_browser",
     "tests.fix_require",
+    "tests.fix_workers",
 ]

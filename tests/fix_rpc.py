@@ -1,7 +1,6 @@
 """Real stubs against real servicers behind the real frame, on free ports; and keys for every issuer."""
 
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from cryptography.fernet import Fernet
 from google.protobuf.descriptor import ServiceDescriptor
 from joserfc.jwk import KeySet, OKPKey
 
+from bundle.program import free_port
 from services.chassis.errors import Unauthenticated
 from services.chassis.identity import IDENTITY_METADATA, Checker, Exchange, Signer
 from services.chassis.serve import CLIENT_OPTIONS, Process
@@ -70,9 +70,7 @@ class Keyring:
 
 def free_address() -> Address:
     """Returns a loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return Address("127.0.0.1", probe.getsockname()[1])
+    return Address("127.0.0.1", free_port())
 
 
 @pytest.fixture(scope="session")
