@@ -6,7 +6,9 @@ same tree from ranges that are sorted, so that each one starts where the last on
 
 import csv
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mmdb_writer import MMDBWriter, SearchTreeLeaf, SearchTreeNode
 
@@ -15,9 +17,10 @@ DATABASE_TYPE = "OpenNotice-GeoLite2-ASN (RouteViews, DB-IP and NRO data, CC BY 
 _BITS = 128
 
 
-def build_asn_file(lists: Path, target: Path) -> int:
+def build_asn_file(lists: Path, target: Path, published: datetime) -> int:
     """Writes the file from asn-ipv4-num.csv and asn-ipv6-num.csv; returns how many ranges are in it."""
-    writer = MMDBWriter(6, DATABASE_TYPE, ipv4_compatible=True, int_type="u32")
+    writer = _Writer(6, DATABASE_TYPE, ipv4_compatible=True, int_type="u32")
+    writer.published = published
     tree = _Tree(writer.tree)
     count = 0
     # IPv4 addresses lie at the very beginning of the IPv6 space, so all ranges come in order.
@@ -33,6 +36,15 @@ def _rows(path: Path) -> Iterator[tuple[int, int, int, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         for first, last, number, holder in csv.reader(file):
             yield int(first), int(last), int(number), holder
+
+
+class _Writer(MMDBWriter):
+    """A writer that dates the file as its data are: staff see how old they are, not when this machine packed them."""
+
+    published: datetime
+
+    def _build_meta(self) -> dict[str, Any]:
+        return {**super()._build_meta(), "build_epoch": int(self.published.timestamp())}
 
 
 class _Tree:

