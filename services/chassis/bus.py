@@ -31,7 +31,9 @@ _DUPLICATE_WINDOW_SECONDS = 600.0
 _MAX_AGE_SECONDS = 14 * 24 * 3600.0
 _MAX_MESSAGE_BYTES = 1024 * 1024
 _PUBLISH_SECONDS = 5.0
-_ACK_WAIT_SECONDS = 30.0
+# Also how long an event waits that a killed reader had taken. Far above what a batch takes; one that takes longer is
+# read twice, which does no harm.
+_ACK_WAIT_SECONDS = 10.0
 _MAX_ACK_PENDING = 1000
 _ATTEMPTS_BEFORE_DEAD_LETTER = 5
 _RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0)
