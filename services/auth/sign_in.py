@@ -21,6 +21,9 @@ from services.chassis.postgres import Connection, Database
 _VERB = "session.sign-in"
 # No refusal comes earlier than this after its question; longer than checking a password takes.
 _REFUSAL_SECONDS = 0.2
+# Passwords that are looked at side by side. The rest wait here and not for a connection: a flood of sign-ins must not
+# keep those who are signed in from working.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Doorkeeper:
         self._serve = serve
         self._directory = directory
         self._hasher = hasher
+        self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def sign_in(self, email: str, given: str, source_address: str) -> SignedIn:
         """Opens a session; raises one and the same error whatever was wrong, except to who knows the password."""
-        began = time.monotonic()
         try:
-            return await self._sign_in(email, given, source_address)
+            async with self._turn:
+                began = time.monotonic()
+                return await self._sign_in(email, given, source_address)
         except Unauthenticated:
             # The work is the same for an unknown address but for a row or two, and that would still tell who exists.
             await asyncio.sleep(max(0.0, began + _REFUSAL_SECONDS - time.monotonic()))
