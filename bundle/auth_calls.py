@@ -29,6 +29,9 @@ class Agency:
 
     name: str
     display_name: str
+    time_zone: str
+    allowed_hosts: tuple[str, ...]
+    staff_networks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,13 @@ class AuthCalls:
     def agencies(self) -> list[Agency]:
         """Returns all agencies, the oldest first."""
         answer = self._call("ListAgencies", auth_pb2.ListAgenciesRequest())
-        return [Agency(agency.name, agency.display_name) for agency in answer.agencies]
+        return [_agency(agency) for agency in answer.agencies]
+
+    def set_agency(self, agency: str, **changes: Any) -> Agency:
+        """Changes settings of an agency: display_name, time_zone, allowed_hosts, staff_networks."""
+        request = auth_pb2.UpdateAgencyRequest(agency=auth_pb2.Agency(**changes))
+        request.update_mask.paths.extend(sorted(changes))
+        return _agency(self._call("UpdateAgency", request, agency))
 
     def create_agency(self, display_name: str, admin_email: str, admin_password: str = "") -> tuple[str, str]:
         """Makes an agency with its first administrator; returns its name and the password, when auth made one."""
@@ -154,6 +163,11 @@ def _agency_id(agency: str) -> UUID:
     if found is None:
         raise CallRefused(f"{agency!r} is not the name of an agency; it looks like agencies/0192…")
     return found
+
+
+def _agency(agency: auth_pb2.Agency) -> Agency:
+    hosts, networks = tuple(agency.allowed_hosts), tuple(agency.staff_networks)
+    return Agency(agency.name, agency.display_name, agency.time_zone, hosts, networks)
 
 
 def _user(user: auth_pb2.User) -> User:

@@ -1,6 +1,7 @@
 """The `opennotice` command: what an operator types."""
 
 import asyncio
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -146,10 +147,46 @@ def agency_list(auth: AuthCalls, as_json: bool) -> None:
     """List the agencies, the oldest first."""
     agencies = auth.agencies()
     if as_json:
-        print(json.dumps({"agencies": [{"name": one.name, "display_name": one.display_name} for one in agencies]}))
+        print(json.dumps({"agencies": [dataclasses.asdict(one) for one in agencies]}))
         return
     for one in agencies:
-        print(f"{one.name}  {one.display_name}")
+        print(f"{one.name}  {one.display_name}  ({one.time_zone})")
+
+
+@agency.command("set")
+@click.option("--name", help="Name of the agency as staff see it.")
+@click.option("--time-zone", help="Zone that its times are shown in, for example America/New_York.")
+@click.option("--allowed-hosts", help="Hosts that links may lead to, with commas between; empty: any public one.")
+@click.option("--staff-networks", help="Its own networks as CIDRs with commas between; opens from there are staff.")
+@_agency
+@_json
+@_calls
+def agency_set(
+    auth: AuthCalls,
+    name: str | None,
+    time_zone: str | None,
+    allowed_hosts: str | None,
+    staff_networks: str | None,
+    agency: str | None,
+    as_json: bool,
+) -> None:
+    """Change settings of an agency; what is not named stays as it is."""
+    changes: dict[str, Any] = {}
+    for field, value in (("display_name", name), ("time_zone", time_zone)):
+        if value is not None:
+            changes[field] = value
+    for field, value in (("allowed_hosts", allowed_hosts), ("staff_networks", staff_networks)):
+        if value is not None:
+            changes[field] = [part.strip() for part in value.split(",") if part.strip()]
+    if not changes:
+        raise click.UsageError("name at least one setting to change")
+    now = auth.set_agency(_chosen(auth, agency), **changes)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(now)))
+        return
+    print(f"{now.name}  {now.display_name}\ntime zone       {now.time_zone}")
+    print(f"allowed hosts   {', '.join(now.allowed_hosts) or 'any public one'}")
+    print(f"staff networks  {', '.join(now.staff_networks) or 'none'}")
 
 
 @opennotice.group("api-key")

@@ -76,6 +76,7 @@ class _State:
         """Returns the demo's agency, made on first use."""
         if not self.made("agency"):
             name, password = auth.create_agency(AGENCY, ADMIN_EMAIL)
+            auth.set_agency(name, time_zone="America/New_York")
             self.keep(agency=name, admin_password=password, start=datetime.now(UTC).isoformat(timespec="seconds"))
             say(f"made the agency {AGENCY}")
         return str(self.made("agency"))

@@ -108,6 +108,20 @@ def test_a_link_is_made_opened_by_a_phone_and_seen_without_reload(
     phone.close()
 
 
+def test_the_demo_fills_the_opens_page(browser: Browser, bundle: Bundle, pictures: Path) -> None:
+    done = bundle.command("demo")
+    assert done.returncode == 0, done.stderr
+    said = dict(re.findall(r"(Sign in as|Password) +(\S+)", done.stdout))
+    context = browser.new_context(base_url=bundle.staff_url, viewport=SIZES["wide"])
+    page = context.new_page()
+    sign_in(page, said["Sign in as"], said["Password"])
+    page.goto("/opens")
+    expect(page.locator("#opens-rows tr")).to_have_count(50)
+    expect(page.locator("#live-badge")).to_contain_text("Live")
+    page.screenshot(path=pictures / "demo-opens.png")
+    context.close()
+
+
 def test_a_wrong_password_is_one_clear_sentence_that_tells_nothing(browser: Browser, bundle: Bundle) -> None:
     context = browser.new_context(base_url=bundle.staff_url)
     page = context.new_page()
