@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from enum import StrEnum
 
+from services.chassis.access import PERMISSIONS
+
 
 class Role(StrEnum):
     """What a user is in the agency."""
@@ -17,30 +19,7 @@ class Role(StrEnum):
 # Stands in a key's scopes for every permission there is, also those that later releases add.
 ALL = "all"
 
-_ADMIN = frozenset(
-    {
-        "agency:write",
-        "api-keys:read",
-        "api-keys:write",
-        "audit:read",
-        "clients:read",
-        "clients:write",
-        "delivery:write",
-        "links:read",
-        "links:reveal",
-        "links:write",
-        "messages:read",
-        "messages:write",
-        "opens:export",
-        "opens:read",
-        "portals:read",
-        "portals:write",
-        "redirects:read",
-        "redirects:write",
-        "users:read",
-        "users:write",
-    }
-)
+_ADMIN = PERMISSIONS
 _MANAGER = _ADMIN - {"agency:write", "api-keys:read", "api-keys:write", "audit:read", "users:write"}
 _SUPERVISOR = _MANAGER - {"portals:write", "redirects:write", "users:read"}
 _CLERK = frozenset(
@@ -56,7 +35,7 @@ _CLERK = frozenset(
         "portals:read",
     }
 )
-_AUDITOR = frozenset(permission for permission in _ADMIN if permission.endswith(":read"))
+_AUDITOR = frozenset(permission for permission in PERMISSIONS if permission.endswith(":read"))
 
 _OF_ROLE: dict[Role, frozenset[str]] = {
     Role.ADMIN: _ADMIN,
@@ -65,7 +44,6 @@ _OF_ROLE: dict[Role, frozenset[str]] = {
     Role.CLERK: _CLERK,
     Role.AUDITOR: _AUDITOR,
 }
-EVERY = _ADMIN
 
 
 def permissions_of(role: Role) -> frozenset[str]:
@@ -75,12 +53,12 @@ def permissions_of(role: Role) -> frozenset[str]:
 
 def of_scopes(scopes: Collection[str]) -> frozenset[str]:
     """Returns what an API key may do; a scope that this release does not know gives nothing."""
-    return EVERY if ALL in scopes else EVERY & frozenset(scopes)
+    return PERMISSIONS if ALL in scopes else PERMISSIONS & frozenset(scopes)
 
 
 def unknown_scopes(scopes: Collection[str]) -> list[str]:
     """Returns the scopes that name no permission."""
-    return sorted(set(scopes) - EVERY - {ALL})
+    return sorted(set(scopes) - PERMISSIONS - {ALL})
 
 
 def holds(held: Collection[str], wanted: Collection[str]) -> bool:
