@@ -10,6 +10,15 @@ PROTOS := $(shell find proto -name '*.proto')
 LOCKS := requirements.lock requirements-dev.lock requirements-node.lock
 NPM_LOCKS := admin_ui/package-lock.json bundle/ip_data/package-lock.json
 
+# Installs a lock file and counts on the terminal what has come; a failure of pip is one of make.
+define install
+rm -f .state/failed; { $(PIP) install --require-hashes -r $(1) || touch .state/failed; } | \
+	awk -v all=$$(grep -c '^[a-z0-9]' $(1)) -v shown=$$([ -t 1 ] && echo 1 || echo 0) \
+	'/^(Collecting|Requirement already)/ && shown {printf "\r  %d of %d", ++n, all; fflush()} \
+	/^Installing/ && shown {printf ", unpacking"; fflush()} END {if (n) print ""}'; \
+	[ ! -e .state/failed ]
+endef
+
 # What is remembered about an environment that was removed is not true any more.
 ifeq ($(wildcard $(PY)),)
 $(shell rm -rf .state)
@@ -96,12 +105,12 @@ clean: ## Remove what was built here; data in var/ stay
 
 .state/runtime: requirements.lock .state/venv
 	@echo "installing locked dependencies (about 200 MB once)"
-	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@$(call install,requirements.lock)
 	@touch $@
 
 .state/dev: requirements-dev.lock .state/installed
 	@echo "installing locked tools for tests and checks"
-	@$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@$(call install,requirements-dev.lock)
 	@touch $@
 
 .state/installed: pyproject.toml .state/runtime
