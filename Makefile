@@ -13,8 +13,7 @@ NPM_LOCKS := admin_ui/package-lock.json bundle/ip_data/package-lock.json
 # Installs a lock file and counts on the terminal what has come; a failure of pip is one of make.
 define install
 rm -f .state/failed; if [ -t 1 ]; then shown=1; else shown=0; fi; { $(PIP) install --require-hashes -r $(1) || touch .state/failed; } | \
-	awk -v all=$$(grep -c '^[a-z0-9]' $(1)) -v shown=$$shown \
-	'/^(Collecting|Requirement already)/ && shown {printf "\r  %d of %d", ++n, all; fflush()} \
+	awk -v shown=$$shown '/^(Collecting|Requirement already)/ && shown {printf "\r  %d packages", ++n; fflush()} \
 	/^Installing/ && shown {printf ", unpacking"; fflush()} END {if (n) print ""}'; \
 	[ ! -e .state/failed ]
 endef
