@@ -196,7 +196,7 @@ class Process:
         async def exchange(credential: str, source_address: str) -> str:
             request = identity_pb2.IssueIdentityRequest(credential=credential, source_address=source_address)
             try:
-                return str((await stub.IssueIdentity(request, timeout=3)).token)
+                return str((await stub.IssueIdentity(request, metadata=self.as_process(), timeout=3)).token)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from error
 

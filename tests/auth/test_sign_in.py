@@ -26,11 +26,13 @@ WRONG = "seven loud herons by the mill"
 async def exchanged(auth: Auth, credential: str) -> Caller:
     """Returns who a credential belongs to, as every other service reads it."""
     request = identity_pb2.IssueIdentityRequest(credential=credential, source_address="192.0.2.7")
-    return auth.keyring.checker().check((await auth.identities.IssueIdentity(request)).token)
+    issued = await auth.identities.IssueIdentity(request, metadata=auth.by("gateway"))
+    return auth.keyring.checker().check(issued.token)
 
 
 async def refused_exchange(auth: Auth, credential: str) -> ServiceError:
-    return await refusal(auth.identities.IssueIdentity(identity_pb2.IssueIdentityRequest(credential=credential)))
+    request = identity_pb2.IssueIdentityRequest(credential=credential)
+    return await refusal(auth.identities.IssueIdentity(request, metadata=auth.by("link")))
 
 
 async def fail_times(auth: Auth, times: int, email: str = DANAS) -> None:
@@ -226,7 +228,8 @@ async def test_a_page_that_is_merely_open_does_not_keep_its_session_from_ending(
     token = (await auth.sign_in(DANAS)).token
     auth.rows("update auth.sessions set use_time = use_time - interval '29 minutes'")
     before = auth.rows("select use_time from auth.sessions")
-    await auth.identities.IssueIdentity(identity_pb2.IssueIdentityRequest(credential=token, passive=True))
+    request = identity_pb2.IssueIdentityRequest(credential=token, passive=True)
+    await auth.identities.IssueIdentity(request, metadata=auth.by("gateway"))
     assert auth.rows("select use_time from auth.sessions") == before
 
 
@@ -298,9 +301,24 @@ async def test_every_unknown_credential_is_answered_alike(auth: Auth, credential
     assert (told.reason, told.message) == ("CREDENTIAL_UNKNOWN", "the credential is not valid")
 
 
+@pytest.mark.parametrize("kind", ["key", "session"])
+async def test_who_holds_a_credential_cannot_exchange_it_themselves(auth: Auth, kind: str) -> None:
+    # Else a revoked key would go on for a minute as its last identity, from whatever address its holder chose to name.
+    if kind == "key":
+        asked = auth_pb2.CreateApiKeyRequest(api_key=auth_pb2.ApiKey(display_name="docket", scopes=["opens:read"]))
+        credential = (await auth.stub.CreateApiKey(asked, metadata=auth.by(DANA))).secret
+        metadata = [(), (("authorization", f"Bearer {credential}"),), auth.by(DANA)]
+    else:
+        credential = (await auth.sign_in(DANAS)).token
+        metadata = [(), auth.by(DANA)]
+    request = identity_pb2.IssueIdentityRequest(credential=credential, source_address="203.0.113.66")
+    told = [await refusal(auth.identities.IssueIdentity(request, metadata=each)) for each in metadata]
+    assert [error.reason for error in told] == ["CREDENTIAL_MISSING"] + ["PERMISSION_MISSING"] * (len(metadata) - 1)
+
+
 async def test_an_exchange_without_a_credential_or_with_a_long_address_names_its_field(auth: Auth) -> None:
     request = identity_pb2.IssueIdentityRequest(source_address="x" * 46)
-    told = await refusal(auth.identities.IssueIdentity(request))
+    told = await refusal(auth.identities.IssueIdentity(request, metadata=auth.by("gateway")))
     assert [field for field, _ in told.fields] == ["credential", "source_address"]
 
 

@@ -15,7 +15,7 @@ from services.chassis.access import RuleMissing, rule_of
 from services.chassis.identity import Caller, caller
 from services.chassis.interceptors import still_valid
 from tests import cast
-from tests.fix_rpc import Keyring, ServeRpc
+from tests.fix_rpc import Keyring, MakeProcess, ServeRpc, free_address
 
 LINK = link_pb2.DESCRIPTOR.services_by_name["LinkService"]
 REPORTING = reporting_pb2.DESCRIPTOR.services_by_name["ReportingService"]
@@ -239,7 +239,23 @@ def test_an_rpc_without_a_rule_keeps_the_process_from_starting() -> None:
         rule_of(pool.FindServiceByName("bare.Bare").methods_by_name["Do"])
 
 
-def test_the_identity_service_is_open_because_the_credential_is_the_proof() -> None:
+async def test_a_key_is_exchanged_in_the_name_of_the_process(make_process: MakeProcess) -> None:
+    seen: list[tuple[Caller, str]] = []
+
+    class Identities(identity_pb2_grpc.IdentityServiceServicer):
+        async def IssueIdentity(self, request: identity_pb2.IssueIdentityRequest, context: Any) -> Any:
+            seen.append((caller(), request.credential))
+            return identity_pb2.Identity(token="the identity")
+
     service = identity_pb2.DESCRIPTOR.services_by_name["IdentityService"]
-    assert rule_of(service.methods_by_name["IssueIdentity"]).public
-    assert identity_pb2_grpc.IdentityServiceStub is not None
+    bind = free_address()
+    auth = await make_process("auth")
+    auth.add_servicer(identity_pb2_grpc.add_IdentityServiceServicer_to_server, Identities(), service)
+    await auth.serve_calls(bind, no_exchange)
+    link = await make_process("link")
+    assert await link.exchange_at(bind)("onk_anything", "192.0.2.7") == "the identity"
+    assert [(who.process, credential) for who, credential in seen] == [("link", "onk_anything")]
+
+
+async def no_exchange(_credential: str, _source_address: str) -> str:
+    raise errors.Unauthenticated("CREDENTIAL_UNKNOWN", "the credential is not known")

@@ -27,10 +27,8 @@ def test_an_rpc_says_who_may_call_it(method: MethodDescriptor) -> None:
     assert rule.processes <= PROCESSES, f"{method.full_name} names a process that does not exist"
 
 
-def test_only_the_exchange_of_a_credential_is_open_to_everybody() -> None:
-    assert [method.full_name for method in methods() if rule_of(method).public] == [
-        "opennotice.identity.v1.IdentityService.IssueIdentity"
-    ]
+def test_no_rpc_is_open_to_everybody() -> None:
+    assert [method.full_name for method in methods() if rule_of(method).public] == []
 
 
 def test_every_permission_opens_something() -> None:
