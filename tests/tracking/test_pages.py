@@ -1,6 +1,7 @@
 """What clients see: light, in two languages, without script, and safe from what staff wrote."""
 
 import re
+import runpy
 from html.parser import HTMLParser
 
 import pytest
@@ -70,6 +71,16 @@ def test_the_policy_allows_exactly_our_style() -> None:
 def test_a_hosted_page_leads_to_the_others_and_says_where_one_is() -> None:
     links = Outline(HOSTED).all("a")
     assert links == [{"href": f"/{TOKEN}/a"}, {"href": f"/{TOKEN}/b", "aria-current": "page"}]
+
+
+def test_who_writes_a_page_cannot_foresee_where_the_token_goes() -> None:
+    # Else a link of theirs would carry the visitor's token to another site.
+    places = {runpy.run_path(str(pages.__file__))["_TOKEN_PLACE"] for _ in range(2)}
+    assert len(places) == 2
+    assert {len(place) for place in places} == {len(TOKEN)}
+    page = Page("b", "b", '<a href="https://elsewhere.example/0TOKEN-STANDS-HERE-000">x</a>')
+    led = [link["href"] or "" for link in Outline(pages.hosted(PORTAL, page).for_token(TOKEN)).all("a")]
+    assert [TOKEN in href for href in led] == [True, True, False]
 
 
 def test_titles_are_text_and_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# Stands for the token in pages that are kept rendered. As long as a token, so that the length is known beforehand.
-_TOKEN_PLACE = "0TOKEN-STANDS-HERE-000"  # noqa: S105  (not a token)
+# Stands for the token in pages that are kept rendered. As long as a token, so that the length is known beforehand, and
+# not to be foreseen: who writes a page must not be able to put the visitor's token into an address of somebody else.
+_TOKEN_PLACE = secrets.token_urlsafe(16)
 _STYLE = (_FOLDER / "page.css").read_text(encoding="utf-8")
 _ENVIRONMENT.globals["style"] = _STYLE
 
