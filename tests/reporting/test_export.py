@@ -9,10 +9,13 @@ from uuid import UUID
 import grpc
 import psycopg
 import pytest
+from opennotice.auth.v1 import auth_pb2
 from opennotice.reporting.v1 import reporting_pb2, reporting_pb2_grpc
 
 import services.reporting.__main__ as reporting_main
+from services.chassis.identity import Exchanger
 from services.chassis.serve import Process
+from services.reporting import rpc
 from services.reporting.settings import Settings
 from tests.cast import CHARLIE, DANA, OTHER_COURT
 from tests.fix_postgres import Database
@@ -122,6 +125,26 @@ async def test_a_broken_export_goes_on_after_its_last_message(reporting: Reporti
     rest = [part async for part in reporting.stub.ExportOpens(again, metadata=reporting.as_(DANA))]
     assert names(first) + names(rest) == names(await reporting.export())
     assert len(names(rest)) == 700
+
+
+async def test_an_export_ends_when_its_key_is_revoked(
+    reporting: Reporting, put_opens: PutOpens, auth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rpc._CREDENTIAL_SECONDS + Exchanger.KEEP_SECONDS <= 5, "what is promised of a revoked key"
+    monkeypatch.setattr(Exchanger, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(rpc, "_CREDENTIAL_SECONDS", 0.0)
+    await put_opens(*many_opens(8_000, open_user_agent=LONG))
+    key = auth_pb2.ApiKey(display_name="Case system", scopes=["opens:export", "opens:read"])
+    dana = reporting.as_(DANA)
+    made = await auth.CreateApiKey(auth_pb2.CreateApiKeyRequest(api_key=key), metadata=dana)
+    call = reporting.stub.ExportOpens(request_of(), metadata=(("authorization", f"Bearer {made.secret}"),))
+    parts = [await call.read()]
+    await auth.RevokeApiKey(auth_pb2.RevokeApiKeyRequest(name=made.api_key.name), metadata=dana)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while (part := await call.read()) is not grpc.aio.EOF:
+            parts.append(part)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert len(names(parts)) < 8_000
 
 
 @pytest.mark.parametrize(
