@@ -19,6 +19,8 @@ _LEVELS = {"WRN": "warning", "WARNING": "warning"}
 # asks a database that starts or stops is told so.
 _EXPECTED = ("Plaintext passwords detected", "the database system is ", "terminating connection due to administrator")
 _LONGEST_TEXT = 300
+# What a terminal would obey, or show in another place than it stands: somebody outside may have chosen the text.
+_COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _LOG_BYTES = 10 * 1024 * 1024
 
 
@@ -76,7 +78,7 @@ def _told(source: str, line: str) -> tuple[str, str] | None:
 
 def _shortened(text: str) -> str:
     first, _, rest = text.partition("\n")
-    return first[:_LONGEST_TEXT] + ("…" if rest or len(first) > _LONGEST_TEXT else "")
+    return _COMMANDS.sub("�", first[:_LONGEST_TEXT]) + ("…" if rest or len(first) > _LONGEST_TEXT else "")
 
 
 class _Rotating(RotatingFileHandler):

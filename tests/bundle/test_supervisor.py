@@ -169,6 +169,12 @@ def _is_over(pid: int) -> bool:
         pytest.param("link", '{"level": "warning", "event": "waits", "for": "c"}', ["waits for=c"], id="a warning"),
         pytest.param("link", "Traceback (most recent call last):", ["Traceback (most recent call last):"], id="text"),
         pytest.param("link", '["not", "an", "object"]', ['["not", "an", "object"]'], id="JSON of another shape"),
+        pytest.param(
+            "gateway",
+            r'{"level": "error", "event": "request failed", "path": "/\u001b]0;owned\u0007\r\u202e\u009b2J"}',
+            ["request failed path=/�]0;owned����2J"],
+            id="what a visitor sent commands no terminal",
+        ),
         pytest.param("postgres", "LOG:  database system is ready", [], id="PostgreSQL's daily business"),
         pytest.param("postgres", "FATAL:  out of memory", ["out of memory"], id="PostgreSQL in trouble"),
         pytest.param("nats", f"{NATS} [WRN] Plaintext passwords detected", [], id="expected of NATS"),
