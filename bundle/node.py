@@ -34,8 +34,10 @@ class Node:
 
     def _run(self, argv: Sequence[str], folder: Path, what: str) -> None:
         path = f"{Path(self._node).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        # Our own settings stay here: passwords may be among them, and what runs there was written by others.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENNOTICE_")}
         # The notice about a newer npm is for people who chose this one.
-        environment = {**os.environ, "PATH": path, "NO_UPDATE_NOTIFIER": "1", "npm_config_update_notifier": "false"}
+        environment |= {"PATH": path, "NO_UPDATE_NOTIFIER": "1", "npm_config_update_notifier": "false"}
         done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             told = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line]
