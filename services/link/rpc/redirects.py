@@ -15,7 +15,7 @@ from services.link import events
 from services.link.once import digest_of
 from services.link.portal import Redirect, check_display_name
 from services.link.rpc import shapes
-from services.link.rpc.desk import AtDesk, Desk, check_revision, chosen_fields, not_found
+from services.link.rpc.desk import AtDesk, Desk, check_revision, chosen_fields, not_found, own_officer
 from services.link.rpc.portals import check_target_form
 from services.link.store import feed, portals
 from services.link.token import TokenKind, token_hash
@@ -106,6 +106,9 @@ class Redirects(AtDesk):
     async def RevealRedirect(self, request: link_pb2.RevealRedirectRequest, context: Context) -> link_pb2.Redirect:
         """Shows the address of a redirect again; the audit log has it before the caller."""
         async with self._desk.transaction() as conn:
+            if own_officer() is not None:
+                # A redirect is nobody's client's; who sees own clients only sees none of them.
+                raise not_found("redirects", request.name)
             shown = _with_uri(self._desk, await _named(conn, request.name))
             await events.announce_action(conn, caller(), "redirect.reveal", request.name, clock.now())
         return shown
