@@ -117,7 +117,7 @@ class Registrar:
                 raise FailedPrecondition(
                     reason, "an agency keeps an administrator, and nobody changes their own rights"
                 )
-            if after.role is not before.role:
+            if after.role is not before.role or (before.disabled and not after.disabled):
                 _check_holds(caller, permission.permissions_of(after.role))
             after = replace(after, revision=before.revision + 1)
             await store.save_user(conn, after)
@@ -131,6 +131,8 @@ class Registrar:
         """Unlocks an account and forgets its failures. One that is not locked is no error."""
         async with audit.transaction(self._serve, caller, "user.unlock", name) as conn:
             user = known_user(await store.lock_user(conn, user_id) if user_id else None)
+            # Else a key for users could let passwords of an administrator be guessed without end.
+            _check_holds(caller, permission.permissions_of(user.role))
             await store.forget_failures(conn, user.user_id)
             if user.lock_time is not None:
                 user = replace(user, lock_time=None, revision=user.revision + 1)

@@ -471,10 +471,17 @@ async def test_a_key_for_users_makes_nobody_mightier_than_itself(auth: Auth) -> 
     secret = (await make_key(auth, DANA, "users:read", "users:write")).secret
     bearer = (("authorization", f"Bearer {secret}"),)
     raised = auth_pb2.UpdateUserRequest(user=auth_pb2.User(name=ALICE.name, role=auth_pb2.ROLE_ADMIN))
+    former = (await auth.stub.CreateUser(new_user(role=auth_pb2.ROLE_ADMIN), metadata=auth.by(DANA))).user
+    dismissed = auth_pb2.UpdateUserRequest(user=auth_pb2.User(name=former.name, disabled=True))
+    assert (await auth.stub.UpdateUser(dismissed, metadata=bearer)).disabled
+    enabled = auth_pb2.UpdateUserRequest(user=auth_pb2.User(name=former.name))
+    enabled.update_mask.paths.append("disabled")
     for attempt in (
         auth.stub.CreateUser(new_user(role=auth_pb2.ROLE_ADMIN), metadata=bearer),
         auth.stub.UpdateUser(raised, metadata=bearer),
         auth.stub.ResetPassword(auth_pb2.ResetPasswordRequest(name=DANA.name), metadata=bearer),
+        auth.stub.UpdateUser(enabled, metadata=bearer),
+        auth.stub.UnlockUser(auth_pb2.UnlockUserRequest(name=DANA.name), metadata=bearer),
     ):
         told = await refusal(attempt)
         assert isinstance(told, PermissionDenied)
