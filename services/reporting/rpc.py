@@ -18,6 +18,7 @@ from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 from psycopg.errors import IdleInTransactionSessionTimeout, QueryCanceled
 
 from services.chassis import clock, log
+from services.chassis.access import Rule
 from services.chassis.errors import (
     DeadlineExceeded,
     Faults,
@@ -310,6 +311,9 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
     ) -> reporting_pb2.GetClientTimelineResponse:
         """Lists what happened with one client."""
         who = caller()
+        for needed in ("messages:read", "opens:read"):
+            # Else a key for clients would read what happened with them too.
+            Rule(needed).check(who)
         size = page_size(request.page_size)
         client_id = parse_name("clients", request.client)
         scope = scope_of("GetClientTimeline", who.agency, request.client.encode())

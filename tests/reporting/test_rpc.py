@@ -1,6 +1,7 @@
 """What callers of the service get, through the real stub, frame, database and auth."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -386,6 +387,23 @@ async def test_a_timeline_tells_messages_deliveries_and_opens_newest_first(
     assert (told[1].open.client_display_name, told[1].open.client_ref) == ("Maria", "CASE-1")
     assert [found.delivery.status for found in told[2:4]] == [3, 2]
     assert told[4].message == message
+
+
+@pytest.mark.parametrize(
+    ("held", "needs"),
+    [
+        pytest.param({"clients:read", "opens:read"}, "messages:read", id="no messages"),
+        pytest.param({"clients:read", "messages:read"}, "opens:read", id="no opens"),
+    ],
+)
+async def test_a_timeline_tells_nothing_that_its_reader_may_not_read_elsewhere(
+    reporting: Reporting, put_entries: PutEntries, held: set[str], needs: str
+) -> None:
+    await put_entries(entry(1, client=a_client(MARIA, "Maria")))
+    key = replace(DANA, permissions=frozenset(held))
+    request = reporting_pb2.GetClientTimelineRequest(client=f"clients/{MARIA}")
+    error = await refusal(reporting.stub.GetClientTimeline(request, metadata=reporting.as_(key)))
+    assert (error.reason, error.metadata["needs"]) == ("PERMISSION_MISSING", needs)
 
 
 async def test_a_timeline_goes_on_exactly_among_entries_of_one_instant(
