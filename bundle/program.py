@@ -1,6 +1,7 @@
 """A program this machine runs for us: how it is started, under which account, and what ends it when we die."""
 
 import ctypes
+import itertools
 import os
 import pwd
 import random
@@ -101,10 +102,15 @@ def _die_with(death_signal: signal.Signals, parent: int) -> Callable[[], None]:
     return arm
 
 
+# Below the range from which the system takes ports by itself: one of those could be gone before it is listened on.
+_LOWEST_PORT, _PORTS = 20_000, 12_000
+# In turn from a place of our own, so that no port comes twice: who asked a listener that has ended may still be asking.
+_turns = itertools.count(random.randrange(_PORTS))  # noqa: S311  (not a secret)
+
+
 def free_port() -> int:
-    """Returns a loopback port that is free now, and that the system does not give to outgoing connections."""
-    # Below the range from which the system takes ports by itself: one of those could be gone before it is listened on.
-    while not is_free("127.0.0.1", port := random.randrange(20_000, 32_000)):  # noqa: S311  (not a secret)
+    """Returns a loopback port that is free now, and another one each time."""
+    while not is_free("127.0.0.1", port := _LOWEST_PORT + next(_turns) % _PORTS):
         continue
     return port
 

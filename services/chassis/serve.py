@@ -41,6 +41,8 @@ Loop = Callable[[], Awaitable[None]]
 Check = Callable[[], Awaitable[str | None]]
 
 CLIENT_OPTIONS = [
+    # Else all channels to one address share their failures, and a new one begins with the patience of an old one.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     # A server that was restarted is found again at once instead of after two minutes.
