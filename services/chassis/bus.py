@@ -5,8 +5,10 @@ acknowledgement is sent only after the commit of what the event caused.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import nats
@@ -31,6 +33,10 @@ _DUPLICATE_WINDOW_SECONDS = 600.0
 _MAX_AGE_SECONDS = 14 * 24 * 3600.0
 _MAX_MESSAGE_BYTES = 1024 * 1024
 _PUBLISH_SECONDS = 5.0
+# Now and then, because a volume may be lost and an operator may change a stream while we run.
+_LOOK_SECONDS = 10.0
+# A connection that the library has not mended by now is given up for a new one.
+_MENDING_SECONDS = 30.0
 # Also how long an event waits that a killed reader had taken. Far above what a batch takes; one that takes longer is
 # read twice, which does no harm.
 _ACK_WAIT_SECONDS = 10.0
@@ -122,8 +128,8 @@ class Bus:
         self._client: Client | None = None
         self._js: JetStreamContext | None = None
         self._ready = asyncio.Event()
-        self._recreated = False
-        self.closed = asyncio.Event()
+        self._made: dict[str, datetime] = {}
+        self._given_up = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -148,28 +154,36 @@ class Bus:
         """Waits until the server is there and all streams are as declared."""
         await self._ready.wait()
 
-    def take_recreated(self) -> bool:
-        """Tells once whether a stream had to be made although the process had published before."""
-        taken, self._recreated = self._recreated, False
-        return taken
+    @property
+    def made(self) -> datetime | None:
+        """When the newest of the streams was made, as the server says: what was published before may be gone."""
+        return max(self._made.values(), default=None)
 
     async def run(self) -> None:
-        """Connects, keeps the streams as declared, returns only when the connection is closed for good."""
-        if self._client is None:
+        """Connects and keeps the streams as declared. Raises when the connection is lost for good, and connects anew
+        when it is started again.
+        """
+        if self._client is None or self._client.is_closed:
             self._client = await self._connect()
             self._js = self._client.jetstream(timeout=_PUBLISH_SECONDS)
-        while not self.closed.is_set():
+            self._given_up.clear()
+        mended = time.monotonic()
+        while not self._given_up.is_set():
             if self._client.is_connected:
                 for stream in self._streams:
                     await self._declare(stream)
                 self._ready.set()
+                mended = time.monotonic()
+            elif time.monotonic() - mended > _MENDING_SECONDS:
+                # It may still be trying; but what it trips over while it tries ends that without a word.
+                await self._client.close()
+                break
             try:
-                # Now and then, because a volume may be lost and an operator may change a stream while we run.
-                async with asyncio.timeout(10):
-                    await self.closed.wait()
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._given_up.wait()
             except TimeoutError:
                 continue
-        raise Unavailable("BUS_CLOSED", "the connection to NATS is closed for good")
+        raise Unavailable("BUS_CLOSED", "the connection to NATS was given up")
 
     async def close(self) -> None:
         """Sends what is under way and closes."""
@@ -186,7 +200,10 @@ class Bus:
             _LOG.warning("nats", error=type(error).__name__)
 
         async def on_closed() -> None:
-            self.closed.set()
+            # Any error that the server tells a client makes the library close. A late word of an earlier connection
+            # says nothing about this one.
+            if self._client is None or self._client.is_closed:
+                self._given_up.set()
 
         return await nats.connect(
             self._url,
@@ -207,12 +224,13 @@ class Bus:
         wanted = stream.config()
         assert self._js is not None
         try:
-            there = (await self._js.stream_info(stream.name)).config
+            info = await self._js.stream_info(stream.name)
         except NotFoundError:
-            await self._js.add_stream(wanted)
-            self._recreated = True
+            info = await self._js.add_stream(wanted)
             _LOG.info("stream made", stream=stream.name)
-            return
+        if info.created is not None:
+            self._made[stream.name] = info.created
+        there = info.config
         if drift := [field for field in _STREAM_FIELDS if getattr(there, field) != getattr(wanted, field)]:
             _LOG.warning("stream differs and is corrected", stream=stream.name, fields=drift)
             await self._js.update_stream(wanted)

@@ -5,7 +5,7 @@ its id as far as one relay goes; several relays may run at once and share the wo
 """
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -19,6 +19,8 @@ _LOG = log.get(__name__)
 _MOST_AT_ONCE = 200
 # How long a row may lie when nobody woke the relay: another replica's row, or one left by a crash.
 _IDLE_SECONDS = 1.0
+# The clocks of NATS and PostgreSQL may differ by as much.
+_CLOCKS_DIFFER = timedelta(minutes=1)
 
 
 async def add(conn: Connection, schema: str, message: EventMessage, event_id: UUID) -> None:
@@ -45,6 +47,7 @@ class Relay:
         self._schema = schema
         self._keep = keep
         self._woken = asyncio.Event()
+        self._filled: datetime | None = None
         self._table = sql.Identifier(schema, "outbox")
 
     def wake(self) -> None:
@@ -54,14 +57,11 @@ class Relay:
     async def run(self) -> None:
         """Publishes for ever. Raises when the database or NATS is away; the frame starts it again after a pause."""
         await self._bus.connected()
-        if self._bus.take_recreated():
-            await self._publish_again()
         while True:
             self._woken.clear()
             while await self._publish_some() == _MOST_AT_ONCE:
                 pass
-            if self._bus.take_recreated():
-                await self._publish_again()
+            if await self._publish_again():
                 continue
             try:
                 async with asyncio.timeout(_IDLE_SECONDS):
@@ -100,11 +100,18 @@ class Relay:
             return sql.SQL("update {} set publish_time = now() where id = any(%s)").format(self._table)
         return sql.SQL("delete from {} where id = any(%s)").format(self._table)
 
-    async def _publish_again(self) -> None:
-        again = sql.SQL("update {} set publish_time = null where publish_time is not null").format(self._table)
+    async def _publish_again(self) -> bool:
+        """Marks what was published before a stream was made, whoever made it and when; tells whether there was any."""
+        made = self._bus.made
+        if not self._keep or made is None or made == self._filled:
+            return False
+        again = sql.SQL("update {} set publish_time = null where publish_time < %s").format(self._table)
         async with self._database.transaction() as conn:
-            count = (await conn.execute(again)).rowcount
-        _LOG.warning("stream was made anew; publishing again what is kept", schema=self._schema, rows=count)
+            count = (await conn.execute(again, (made + _CLOCKS_DIFFER,))).rowcount
+        self._filled = made
+        if count:
+            _LOG.warning("stream was made anew; publishing again what is kept", schema=self._schema, rows=count)
+        return count > 0
 
     async def _forget_old(self) -> None:
         if self._keep:

@@ -90,7 +90,8 @@ class Watchers:
             # Notices that passed before this moment reached nobody here.
             self.miss_all()
             connections = client.stats["reconnects"]
-            while self._bus.client.stats["reconnects"] == connections:  # noqa: ASYNC110  (the library gives no event)
+            # The library gives no event for this.
+            while self._bus.client is client and client.stats["reconnects"] == connections:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_SECONDS)
             _LOG.warning("NATS was away; watchers are told to list again")
         finally:

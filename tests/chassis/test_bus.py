@@ -1,19 +1,22 @@
 """Events: committed with their change, moved by JetStream, taken in once, never lost on the way."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from nats.aio.client import Client
 from opennotice.auth.v1 import auth_pb2, events_pb2
 from opennotice.link.v1 import events_pb2 as link_events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
 from services.chassis import outbox
-from services.chassis.bus import Bus, Consumer, Received, subject_for
+from services.chassis.bus import STREAMS, Bus, Consumer, Received, subject_for
 from services.chassis.dead_letters import DeadLetters
+from services.chassis.errors import Unavailable
 from services.chassis.names import new_id
 from services.chassis.outbox import Relay
 from services.chassis.postgres import Database as Pool
@@ -186,19 +189,84 @@ async def test_a_deleted_stream_is_made_again_and_filled_from_the_outbox(bus: Bu
 
     await until(stored)
     await bus.js.delete_stream("AUTH")
-    from services.chassis.bus import STREAMS
-
     await bus._declare(STREAMS["AUTH"])
     await until(stored)
     task.cancel()
 
 
 async def test_a_stream_that_was_changed_by_hand_is_corrected(bus: Bus) -> None:
-    from services.chassis.bus import STREAMS
-
     config = STREAMS["AUTH"].config()
     config.max_age = 60
     config.duplicate_window = 30
     await bus.js.update_stream(config)
     await bus._declare(STREAMS["AUTH"])
     assert (await bus.js.stream_info("AUTH")).config.max_age == 14 * 24 * 3600
+
+
+async def test_a_stream_that_another_process_made_anew_is_filled_from_the_outbox(
+    bus: Bus, nats_url: str, pool: Pool
+) -> None:
+    relay = Relay(pool, bus, "frame", keep=timedelta(days=1))
+    task = asyncio.create_task(relay.run())
+    async with pool.transaction() as conn:
+        await outbox.add(conn, "frame", agency_changed("a"), new_id())
+    relay.wake()
+
+    async def stored() -> bool:
+        return bool((await bus.js.stream_info("AUTH")).state.messages == 1)
+
+    await until(stored)
+    await bus.js.delete_stream("AUTH")
+    reader = Bus(nats_url, "reader", ["AUTH"])
+    running = asyncio.create_task(reader.run())
+    await reader.connected()
+    await bus._declare(STREAMS["AUTH"])
+    await until(stored)
+    await reader.close()
+    running.cancel()
+    task.cancel()
+
+
+async def keep_running(bus: Bus) -> None:
+    """Starts the bus again as the frame does."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            await bus.run()
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def kept_bus(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
+    monkeypatch.setattr("services.chassis.bus._LOOK_SECONDS", 0.1)
+    bus = Bus(nats_url, "test", ["AUTH"])
+    running = asyncio.create_task(keep_running(bus))
+    async with asyncio.timeout(10):
+        await bus.connected()
+    yield bus
+    running.cancel()
+    await bus.close()
+
+
+async def test_a_connection_that_the_library_closed_is_made_anew(kept_bus: Bus, pool: Pool) -> None:
+    read: list[str] = []
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        read.extend(one.message.agency.display_name for one in batch)
+
+    first = kept_bus.client
+    # The server answers with an error and hangs up; the library then never connects again.
+    first._transport.write(b"NONSENSE\r\n")  # type: ignore[union-attr]
+    await until(lambda: first.is_closed)
+    await until(lambda: kept_bus.is_connected)
+    await kept_bus.publish(agency_changed("x"), str(new_id()))
+    task = asyncio.create_task(consumer(kept_bus, pool, handle).run())
+    await until(lambda: read == ["x"])
+    task.cancel()
+
+
+async def test_a_connection_that_nobody_mends_is_given_up(kept_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.chassis.bus._MENDING_SECONDS", 0.3)
+    first = kept_bus.client
+    first._process_disconnect()
+    first._status = Client.RECONNECTING
+    await until(lambda: kept_bus.is_connected and kept_bus.client is not first)
