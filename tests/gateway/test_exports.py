@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -16,11 +17,17 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litestar.datastructures import Headers
+from opennotice.auth.v1 import auth_pb2
+from opennotice.reporting.v1 import reporting_pb2
 
+from gateway import exports
 from gateway.app import create_app
 from gateway.clients import connect
 from gateway.exports import cells_of, csv_text, safe_cell
 from gateway.words import OPEN_COLUMNS
+from services.chassis.errors import Unauthenticated
+from services.chassis.identity import Exchanger
 from services.chassis.serve import Process
 from services.chassis.settings import Address
 from tests.cast import ALICE, MORGAN
@@ -271,6 +278,39 @@ def test_an_export_goes_on_where_the_connection_to_reporting_broke(house: House,
     rows = _rows(house.run(export()))
     assert cutter.cuts == 1
     assert [row["open_id"] for row in rows] == [item.open.open_id for item in reversed(items)]
+
+
+def test_an_export_ends_within_five_seconds_after_sign_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exports.SESSION_CHECK_SECONDS + Exchanger.KEEP_SECONDS <= 5
+    monkeypatch.setattr(exports, "SESSION_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(Exchanger, "KEEP_SECONDS", 0.0)
+    with house.api() as http:
+        client = make_client(http, ref=f"CR-{uuid4()}")
+        moment = START - timedelta(hours=1)
+        items = [an_open(moment, number=number, client_id=id_of(client)) for number in range(1200)]
+        for start in range(0, len(items), 300):
+            house.publish(*items[start : start + 300])
+        count = {"client": client["ref"], "by": "day"}
+        until(lambda: http.get("/api/v1/opens:summary", params=count).json()["total"] == len(items), "the opens")
+    session = house.sign_in(MORGAN)
+
+    async def export() -> None:
+        process = Process("gateway", house.keyring.settings("gateway"))
+        channels = {service: process.channel(address) for service, address in house.addresses.items()}
+        connections = connect(**channels, signer=process.signer)
+        app = create_app(gateway_settings(house.keyring), connections, house.keyring.checker())
+        request: Any = SimpleNamespace(app=app, client=None, headers=Headers())
+        visitor = await app.state.gate.identify(session, "session", "127.0.0.1")
+        packs = exports._packs(request, visitor, reporting_pb2.OpenFilter(client=client["ref"]))
+        assert len(await anext(packs)) == 500
+        calls = connections.as_gateway()
+        await calls.ask(calls.auth.SignOut, auth_pb2.SignOutRequest(token=session))
+        with pytest.raises(Unauthenticated):
+            await anext(packs)
+        await packs.aclose()
+        await process._end()
+
+    house.run(export())
 
 
 def test_a_browser_that_leaves_frees_the_export(house: House, api: httpx.Client) -> None:
