@@ -109,9 +109,16 @@ class Supervisor:
             started = time.monotonic()
             try:
                 code = await self._run_once(child)
+                ended = _ended(code)
             except HostFault as fault:
                 self._give_up(fault)
                 return
+            except OSError as error:
+                if not child.ready.is_set():
+                    self._give_up(HostFault(f"{child.name} cannot be run: {error}"))
+                    return
+                # It ran before: a disk that is full or a machine out of memory is no reason to end everything else.
+                code, ended = 1, f"cannot be started: {error}"
             except Exception as error:
                 self._give_up(HostFault(f"{child.name} cannot be run: {type(error).__name__}: {error}"))
                 raise
@@ -122,9 +129,7 @@ class Supervisor:
                 self._give_up(HostFault(f"{child.name} refused its settings"))
                 return
             pause = _FIRST_PAUSE_SECONDS if time.monotonic() - started > _STEADY_SECONDS else pause
-            self._terminal.say(
-                f"{child.name} {_ended(code)}; it is started again in {pause:.1f} s", "opennotice", "warning"
-            )
+            self._terminal.say(f"{child.name} {ended}; it is started again in {pause:.1f} s", "opennotice", "warning")
             child.restarts += 1
             self._change(child, "failed")
             await asyncio.sleep(pause)
@@ -188,7 +193,11 @@ class Supervisor:
         if before != state or state == "starting":
             if state == "ready" and child.ready.is_set():
                 self._terminal.say(f"{child.name} is ready again")
-            self._on_change(self.children)
+            try:
+                self._on_change(self.children)
+            except OSError as error:
+                # What tells about the children must not end the looking after them.
+                self._terminal.say(f"cannot write how the processes are: {error.strerror}", level="error")
 
     def _give_up(self, fault: HostFault) -> None:
         if not self.failure.done():

@@ -1,6 +1,7 @@
 """The supervisor: what dies comes back, what is told to stop stops, and nothing outlives its parent."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -87,6 +88,24 @@ async def test_a_killed_child_comes_back(supervisor: Watched) -> None:
     await until(lambda: child.restarts == 1 and pid_of(child) != first and child.state == "ready")
     assert child.as_status()["restarts"] == 1
     assert any("was ended by SIGKILL; it is started again" in line for line in supervisor.heard.lines)
+
+
+async def test_a_full_disk_ends_neither_the_others_nor_the_looking_after_them(supervisor: Watched) -> None:
+    child = supervisor.run("sleeper", SLEEPER)
+    await supervisor.wait_ready(child, 20)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    supervisor._on_change = full
+    child.prepare = full
+    os.kill(pid_of(child), signal.SIGKILL)
+    await until(lambda: child.restarts == 2)
+    child.prepare = lambda: None
+    await until(lambda: child.state == "ready")
+    assert not supervisor.failure.done()
+    assert any("sleeper cannot be started: " in line for line in supervisor.heard.lines)
+    assert any("cannot write how the processes are: No space left" in line for line in supervisor.heard.lines)
 
 
 async def test_a_child_that_keeps_dying_is_started_more_and_more_slowly(supervisor: Watched) -> None:
