@@ -10,21 +10,37 @@ CREATE FUNCTION tracking.make_partitions(today date) RETURNS integer
     AS $$
 declare
     first_day date;
+    first_instant timestamptz;
+    following timestamptz;
     partition_name text;
     made int := 0;
 begin
     if today not between date '2020-01-01' and date '2200-01-01' then
         raise exception 'the date % is not plausible', today;
     end if;
+    -- Two processes that come at once make each once.
+    perform pg_advisory_xact_lock(hashtext('tracking.make_partitions'));
     for ahead in 0..3 loop
         first_day := (date_trunc('month', today::timestamp) + ahead * interval '1 month')::date;
+        first_instant := first_day::timestamp at time zone 'UTC';
+        following := (first_day + interval '1 month') at time zone 'UTC';
         partition_name := 'raw_opens_' || to_char(first_day, 'YYYY_MM');
         if to_regclass('tracking.' || partition_name) is null then
+            -- Nothing may come into the default partition between the moving and the attaching.
+            lock table tracking.raw_opens_default in access exclusive mode;
             execute format(
-                'create table tracking.%I partition of tracking.raw_opens for values from (%L) to (%L)',
-                partition_name,
-                first_day::text || ' 00:00:00+00',
-                (first_day + interval '1 month')::date::text || ' 00:00:00+00'
+                'create table tracking.%I (like tracking.raw_opens including defaults including constraints)',
+                partition_name
+            );
+            execute format(
+                'with moved as ('
+                '    delete from tracking.raw_opens_default where opened_at >= %L and opened_at < %L returning *'
+                ') insert into tracking.%I select * from moved',
+                first_instant, following, partition_name
+            );
+            execute format(
+                'alter table tracking.raw_opens attach partition tracking.%I for values from (%L) to (%L)',
+                partition_name, first_instant, following
             );
             execute format('alter table tracking.%I enable row level security', partition_name);
             execute format('alter table tracking.%I force row level security', partition_name);
@@ -149,6 +165,8 @@ ALTER INDEX tracking.raw_opens_pkey ATTACH PARTITION tracking.raw_opens_default_
 CREATE POLICY agency ON tracking.raw_opens TO tracking_serve USING ((agency_id = (NULLIF(current_setting('app.agency'::text, true), ''::text))::uuid)) WITH CHECK ((agency_id = (NULLIF(current_setting('app.agency'::text, true), ''::text))::uuid));
 
 CREATE POLICY every_agency ON tracking.raw_opens TO tracking_ingest USING (true) WITH CHECK (true);
+
+CREATE POLICY owner ON tracking.raw_opens_default TO tracking_owner USING (true) WITH CHECK (true);
 
 ALTER TABLE tracking.raw_opens ENABLE ROW LEVEL SECURITY;
 

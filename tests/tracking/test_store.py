@@ -97,3 +97,17 @@ async def test_an_open_that_fits_no_month_is_kept_and_told(database: Database) -
     await store_all(database, [raw])
     async with await psycopg.AsyncConnection.connect(database.url("tracking", "ingest"), autocommit=True) as conn:
         assert await opens_without_month(conn) == 1
+
+
+async def test_a_month_gets_its_partition_though_opens_came_before_it(database: Database) -> None:
+    # As after a month during which no process ran, or a clock that was ahead for a while.
+    moment = int(datetime(2031, 12, 5, tzinfo=UTC).timestamp()) * 1000
+    raw = RawOpen(UUID(int=moment << 80 | 7 << 76 | 2 << 62), moment, FIRST_COURT, new_id(), b"record")
+    await store_all(database, [raw])
+    async with await psycopg.AsyncConnection.connect(database.url("tracking", "ingest"), autocommit=True) as conn:
+        assert await make_partitions(conn, date(2031, 11, 30)) == 4
+        assert await opens_without_month(conn) == 0
+    await store_all(database, [raw])
+    with psycopg.connect(database.admin_url) as admin:
+        assert admin.execute("select open_id from tracking.raw_opens_2031_12").fetchall() == [(raw.open_id,)]
+        assert admin.execute("select count(*) from tracking.raw_opens").fetchone() == (1,)
