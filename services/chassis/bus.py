@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import nats
+import psycopg
 from google.protobuf.message import DecodeError, Message
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -261,6 +262,13 @@ class Received(Generic[M]):
     sequence: int
 
 
+_STORE_AWAY = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+
 class Keeps(Protocol):
     """Where events go that cannot be taken in."""
 
@@ -274,11 +282,8 @@ def is_passing(error: BaseException) -> bool:
     """Whether an error is somebody's absence rather than the event's fault; such a one never makes a dead letter."""
     if isinstance(error, Unavailable | TimeoutError | ConnectionError | NatsError):
         return True
-    return type(error).__module__.startswith("psycopg") and type(error).__name__ in {
-        "OperationalError", "PoolTimeout", "PoolClosed", "AdminShutdown", "CrashShutdown", "CannotConnectNow",
-        "ConnectionTimeout", "ConnectionFailure", "TooManyRequests", "DeadlockDetected", "SerializationFailure",
-        "LockNotAvailable", "QueryCanceled",
-    }  # fmt: skip
+    # Full disks, restarts, locks, broken connections; what is too large for PostgreSQL is named so too, but stays so.
+    return isinstance(error, _STORE_AWAY) and not isinstance(error, psycopg.errors.ProgramLimitExceeded)
 
 
 class Consumer(Generic[M]):

@@ -254,9 +254,10 @@ class Process:
             try:
                 await loop()
                 return
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                # Libraries cancel what waits for them when a connection ends; only our own end is an end.
+                if self.stopping.is_set() and isinstance(error, asyncio.CancelledError):
+                    raise
                 if time.monotonic() - began > 30:
                     failures = 0
                 pause = _BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)]

@@ -156,8 +156,17 @@ async def _nothing_waits(bus: Bus) -> bool:
     return info.num_ack_pending == 0 and info.num_pending == 0
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        psycopg.OperationalError("the server closed the connection"),
+        psycopg.errors.DiskFull("could not extend file"),
+        psycopg.errors.TooManyConnections("sorry, too many clients already"),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
 async def test_absence_of_the_store_never_makes_a_dead_letter(
-    bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.02,))
     tries = 0
@@ -167,7 +176,7 @@ async def test_absence_of_the_store_never_makes_a_dead_letter(
         nonlocal tries, done
         tries += 1
         if tries < 9:
-            raise psycopg.OperationalError("the server closed the connection")
+            raise fault
         done = True
 
     await bus.publish(agency_changed("x"), str(new_id()))
