@@ -226,6 +226,11 @@ class Recorder:
                 self.trip(str(error))
                 await self._to_spool(batch[at:])
                 return
+            except Exception as error:
+                _LOG.error("writing an open failed", exc_info=error)
+                self.trip(type(error).__name__)
+                await self._to_spool(batch[at:])
+                return
             metrics.REFUSED.inc()
             await self._to_spool([(raw, done)], refusal)
 
