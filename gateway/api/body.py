@@ -16,7 +16,8 @@ Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with its offset
 Name = Annotated[str, Meta(description="1 to 200 characters, no control characters.")]
 RequestId = Annotated[str, Meta(description="A UUID of yours: the same one twice creates once.")]
 Revision = Annotated[
-    int, Meta(ge=0, description="The revision you saw; another one is a conflict. 0 or absent: not checked.")
+    int,
+    Meta(ge=0, le=2**63 - 1, description="The revision you saw; another one is a conflict. 0 or absent: not checked."),
 ]
 Status = Literal["queued", "sent", "delivered", "bounced", "failed"]
 

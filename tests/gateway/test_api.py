@@ -47,6 +47,12 @@ def test_two_who_change_the_same_thing_do_not_undo_each_other(api: httpx.Client)
     assert api.get(f"/api/v1/{made['name']}").json()["display_name"] == "First"
 
 
+@pytest.mark.parametrize("revision", [-1, 2**63, 2**200])
+def test_a_revision_that_no_service_could_read_is_an_error_of_its_field(api: httpx.Client, revision: int) -> None:
+    answer = api.patch(f"/api/v1/{make_portal(api)['name']}", json={"active": False, "revision": revision})
+    assert (answer.status_code, [error["field"] for error in answer.json()["errors"]]) == (422, ["revision"])
+
+
 def test_a_client_is_created_found_and_changed(api: httpx.Client) -> None:
     ref = f"2026-CR-{uuid4()}"
     made = make_client(api, display_name="Ana Rivera", ref=ref, email="ana@example.org", phone="+1 555 0100")
