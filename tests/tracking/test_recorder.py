@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opennotice.tracking.v1 import events_pb2
+
 from services.chassis.names import millisecond_of, new_id
 from services.tracking.recorder import Recorder
 from services.tracking.spool import Spool
@@ -22,11 +24,17 @@ class Broken:
         raise RuntimeError("alone")
 
 
+def an_open() -> RawOpen:
+    open_id = new_id()
+    record = events_pb2.OpenRecorded(open_id=str(open_id)).SerializeToString()
+    return RawOpen(open_id, millisecond_of(open_id), FIRST_COURT, new_id(), record)
+
+
 async def test_an_unexpected_fault_after_a_refusal_sends_the_opens_to_the_spool(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     recorder = Recorder("", spool, lambda: None)
     recorder._idle = [Broken()]  # type: ignore[list-item]
-    opens = [RawOpen(open_id := new_id(), millisecond_of(open_id), FIRST_COURT, new_id(), b"record") for _ in range(3)]
+    opens = [an_open() for _ in range(3)]
     async with asyncio.timeout(5):
         assert await asyncio.gather(*(recorder.record(raw) for raw in opens)) == [True] * 3
     assert [each.open_id for each in await spool.oldest(10)] == [raw.open_id for raw in opens]
