@@ -87,7 +87,9 @@ def record_of(visit: Visit) -> RawOpen:
 
     def scrubbed(text: str, limit: int) -> str:
         # The token is the one secret of a link; a browser that ignores our referrer policy must not store it for us.
-        return text.replace(visit.token, "[token]")[:limit] if visit.token in text else text
+        if visit.token in text:
+            text = text.replace(visit.token, "[token]")[:limit]
+        return text if len(text) < limit else _without_end(text, visit.token)
 
     def header(name: bytes, limit: int) -> str:
         return scrubbed(storable(first(visit.headers, name), limit), limit)
@@ -119,6 +121,12 @@ def record_of(visit: Visit) -> RawOpen:
     return RawOpen(
         visit.open_id, visit.opened_ms, visit.subject.agency_id, visit.subject.link_id, record.SerializeToString()
     )
+
+
+def _without_end(text: str, token: str) -> str:
+    """Returns a text that was cut off without what the cut has left of the token; three letters of it help nobody."""
+    left = next((size for size in range(len(token) - 1, 3, -1) if text.endswith(token[:size])), 0)
+    return text[: len(text) - left]
 
 
 def _text_of(identifier: UUID | None) -> str:

@@ -370,6 +370,16 @@ def test_a_token_in_the_referrer_is_not_stored(court: Court, made: Made) -> None
     assert record_of(court, answer).referrer == "http://x.example/[token]"
 
 
+@pytest.mark.parametrize("kept", [4, 21])
+def test_a_token_where_a_long_referrer_is_cut_off_is_not_stored_in_part(court: Court, made: Made, kept: int) -> None:
+    before = "https://x.example/".ljust(2_048 - kept, "-")
+    record = record_of(court, court.ask(f"/{made.hosted}", headers=[("Referer", before + made.hosted)]))
+    assert record.referrer == before
+    before = "1.1 ".ljust(1_000 - kept, "-")
+    record = record_of(court, court.ask(f"/{made.hosted}", headers=[("Via", before + made.hosted)]))
+    assert [header.value for header in record.headers if header.name == "via"] == [before]
+
+
 def test_a_body_on_get_is_not_read_and_the_visit_is_recorded(court: Court, made: Made) -> None:
     head = f"GET /{made.external} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", court.public_port), timeout=10) as conn:
