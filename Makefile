@@ -85,7 +85,7 @@ schema: .state/dev .state/stubs-dev ## Write each service's schema.sql from its 
 
 .PHONY: clean
 clean: ## Remove what was built here; data in var/ stay
-	rm -rf .state .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache test-results build *.egg-info
+	rm -rf .state .venv .pytest_cache .mypy_cache .ruff_cache test-results build *.egg-info
 	rm -rf admin_ui/node_modules admin_ui/static/vendor
 	find proto -name '*_pb2*.py*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
