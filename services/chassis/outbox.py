@@ -19,6 +19,7 @@ _LOG = log.get(__name__)
 _MOST_AT_ONCE = 200
 # How long a row may lie when nobody woke the relay: another replica's row, or one left by a crash.
 _IDLE_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
 # The clocks of NATS and PostgreSQL may differ by as much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 
@@ -55,9 +56,12 @@ class Relay:
         self._woken.set()
 
     async def run(self) -> None:
-        """Publishes for ever. Raises when the database or NATS is away; the frame starts it again after a pause."""
+        """Publishes for ever. Raises when the database is away or NATS goes; the frame starts it again."""
         await self._bus.connected()
         while True:
+            # Not left to the pauses of the frame: they grow, and what was revoked meanwhile would wait for their end.
+            while not self._bus.is_connected:  # noqa: ASYNC110  (the library gives no event)
+                await asyncio.sleep(_LOOK_SECONDS)
             self._woken.clear()
             while await self._publish_some() == _MOST_AT_ONCE:
                 pass

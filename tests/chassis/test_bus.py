@@ -203,6 +203,27 @@ async def test_a_deleted_stream_is_made_again_and_filled_from_the_outbox(bus: Bu
     task.cancel()
 
 
+async def test_the_relay_waits_for_nats_without_failing_and_goes_on_at_once(
+    bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = True
+    monkeypatch.setattr(Bus, "is_connected", property(lambda bus: not away))
+    relay = Relay(pool, bus, "frame")
+    task = asyncio.create_task(relay.run())
+    async with pool.transaction() as conn:
+        await outbox.add(conn, "frame", agency_changed("a"), new_id())
+    relay.wake()
+    await asyncio.sleep(1)
+    assert not task.done()
+    away = False
+
+    async def stored() -> bool:
+        return bool((await bus.js.stream_info("AUTH")).state.messages == 1)
+
+    await until(stored, 1)
+    task.cancel()
+
+
 async def test_a_stream_that_was_changed_by_hand_is_corrected(bus: Bus) -> None:
     config = STREAMS["AUTH"].config()
     config.max_age = 60
