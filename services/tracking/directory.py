@@ -202,6 +202,11 @@ class Directory:
                 del self._pages_unsaved[entry.portal.portal_id]
         return True
 
+    def hold(self, changes: Changes) -> None:
+        """Takes over new states in memory while the disk hangs; what is on disk counts less than they."""
+        self.remember(changes)
+        self._keep_unsaved([*changes.links, *changes.redirects])
+
     def all_saved(self) -> None:
         """Called after an export that was written as a whole: what was kept because of a failing disk may go."""
         self._unsaved.clear()

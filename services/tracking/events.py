@@ -36,6 +36,8 @@ _GAP_PATIENCE_SECONDS = 0.3
 _POLL_WITHOUT_NATS_SECONDS = 1.0
 _REPAIR_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
+# A disk that takes longer hangs; what comes after it must take effect all the same.
+_SAVE_SECONDS = 0.5
 # How long the copy counts as fresh after a confirmation while NATS is away.
 _FRESH_SECONDS = 3.0
 _EXPORT_SILENCE_SECONDS = 10.0
@@ -165,6 +167,7 @@ class DirectoryFeed:
         self._reasons, self._covered = 1, 0
         self._confirmed_at = 0.0
         self._export_failed_at = 0.0
+        self._saving: asyncio.Future[bool] | None = None
         self.on_change: list[Callable[[], None]] = []
 
     @property
@@ -224,7 +227,7 @@ class DirectoryFeed:
         whole = last - first + 1 == len(set(revisions))
         # Memory first: a revoked link must stop working at once, whatever the disk does.
         joins = whole and first <= before + 1
-        saved = await self._directory.apply(changes_of(event.entries), watermark=max(last, before) if joins else None)
+        saved = await self._save(changes_of(event.entries), max(last, before) if joins else None)
         if not saved:
             self._reasons += 1
         elif whole:
@@ -232,6 +235,16 @@ class DirectoryFeed:
         else:
             for revision in sorted(set(revisions)):
                 self._revisions.arrived(revision, revision, time.monotonic())
+
+    async def _save(self, changes: Changes, watermark: int | None) -> bool:
+        """Takes over changes; returns False when they are in memory only, and then link is asked for them again."""
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.ensure_future(self._directory.apply(changes, watermark=watermark))
+            await asyncio.wait({self._saving}, timeout=_SAVE_SECONDS)
+            if self._saving.done():
+                return self._saving.result()
+        self._directory.hold(changes)
+        return False
 
     async def _export(self, *, begun_anew: bool = False) -> None:
         """Takes over everything that changed after what is complete. What arrived stays when it breaks off."""

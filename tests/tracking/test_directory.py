@@ -2,19 +2,25 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.msg import Msg
+from opennotice.link.v1 import events_pb2 as link_events_pb2
+from opennotice.link.v1 import link_pb2
 
 from services.chassis.names import new_id
 from services.tracking.directory import Changes, Directory
-from services.tracking.events import Revisions
+from services.tracking.events import DirectoryFeed, Revisions
 from services.tracking.link import Link, Page, Portal, Redirect, State, location_of, state_of
+from services.tracking.store import directory as store
 from services.tracking.store.directory import PortalWithPages
 
 AGENCY = new_id()
@@ -154,6 +160,39 @@ async def test_a_file_that_is_no_copy_is_put_aside(tmp_path: Path) -> None:
     assert await directory.apply(Changes(links=[a_link()]))
     assert len(list(tmp_path.glob("directory.sqlite.broken-*"))) == 1
     await directory.close()
+
+
+async def test_a_disk_that_hangs_delays_no_revocation(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    await directory.apply(Changes(links=[a_link(number, number) for number in (1, 2, 3)]), watermark=3)
+    await directory.find(a_link(2).token_hash)
+    go, save = threading.Event(), store.save_entries
+
+    def hang(*given: Any, **named: Any) -> Any:
+        go.wait(10)
+        return save(*given, **named)
+
+    monkeypatch.setattr(store, "save_entries", hang)
+    feed = DirectoryFeed(directory, None, None, tuple)  # type: ignore[arg-type]
+    feed._reasons = feed._covered = 0
+    async with asyncio.timeout(5):
+        # One after the other, as the library calls back; the last one is in memory nowhere.
+        for number in (1, 2, 3):
+            await feed._take(changed(number, number + 3))
+        for number in (1, 2, 3):
+            found = await directory.find(a_link(number).token_hash)
+            assert isinstance(found, Link)
+            assert found.revoked
+    assert feed.is_stale, "link is asked again once the disk is back"
+    go.set()
+
+
+def changed(number: int, revision: int) -> Msg:
+    """Makes the event that ends a link."""
+    link = link_pb2.Link(name=f"links/{UUID(int=number)}", portal=f"portals/{PORTAL.portal_id}")
+    link.revoke_time.FromSeconds(1)
+    entry = link_pb2.DirectoryEntry(revision=revision, agency_id=str(AGENCY), link=link, token_hash=number.to_bytes(32))
+    event = link_events_pb2.DirectoryChanged(event_id=str(new_id()), entries=[entry])
+    return Msg(_client=None, data=event.SerializeToString())  # type: ignore[arg-type]
 
 
 @given(st.permutations(list(range(1, 13))))
