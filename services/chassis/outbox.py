@@ -5,6 +5,7 @@ its id as far as one relay goes; several relays may run at once and share the wo
 """
 
 import asyncio
+import time
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
@@ -19,6 +20,7 @@ _LOG = log.get(__name__)
 _MOST_AT_ONCE = 200
 # How long a row may lie when nobody woke the relay: another replica's row, or one left by a crash.
 _IDLE_SECONDS = 1.0
+_FORGET_SECONDS = 600.0
 _LOOK_SECONDS = 0.25
 # The clocks of NATS and PostgreSQL may differ by as much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
@@ -49,6 +51,7 @@ class Relay:
         self._keep = keep
         self._woken = asyncio.Event()
         self._filled: datetime | None = None
+        self._forget_at = 0.0
         self._table = sql.Identifier(schema, "outbox")
 
     def wake(self) -> None:
@@ -118,7 +121,9 @@ class Relay:
         return count > 0
 
     async def _forget_old(self) -> None:
-        if self._keep:
+        # Rows to be forgotten are found by reading all; now and then is often enough.
+        if self._keep and time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + _FORGET_SECONDS
             forget = sql.SQL("delete from {} where publish_time < now() - %s").format(self._table)
             async with self._database.transaction() as conn:
                 await conn.execute(forget, (self._keep,))
