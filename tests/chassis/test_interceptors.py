@@ -177,6 +177,7 @@ async def test_a_stream_can_fail_after_its_first_answers(stub: Any, links: Links
     [
         pytest.param(b"\xff\xff\xff", id="G05 garbage"),
         pytest.param(b"\x0a\x02\xff\xfe", id="G05 invalid UTF-8"),
+        pytest.param(b"\x13" * 4000 + b"\x14" * 4000, id="G05 4,000 nested levels"),
     ],
 )
 async def test_garbage_names_no_python_class(serve_rpc: ServeRpc, keyring: Keyring, data: bytes) -> None:
