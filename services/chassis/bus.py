@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import nats
-import psycopg
 from google.protobuf.message import DecodeError, Message
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -20,7 +19,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 
-from services.chassis import log
+from services.chassis import log, postgres
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Unavailable
 
@@ -262,13 +261,6 @@ class Received(Generic[M]):
     sequence: int
 
 
-_STORE_AWAY = (
-    psycopg.OperationalError,
-    psycopg.errors.IdleInTransactionSessionTimeout,
-    psycopg.errors.ReadOnlySqlTransaction,
-)
-
-
 class Keeps(Protocol):
     """Where events go that cannot be taken in."""
 
@@ -282,8 +274,7 @@ def is_passing(error: BaseException) -> bool:
     """Whether an error is somebody's absence rather than the event's fault; such a one never makes a dead letter."""
     if isinstance(error, Unavailable | TimeoutError | ConnectionError | NatsError):
         return True
-    # Full disks, restarts, locks, broken connections; what is too large for PostgreSQL is named so too, but stays so.
-    return isinstance(error, _STORE_AWAY) and not isinstance(error, psycopg.errors.ProgramLimitExceeded)
+    return postgres.is_passing(error)
 
 
 class Consumer(Generic[M]):

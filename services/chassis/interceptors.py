@@ -26,6 +26,7 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import IDENTITY_METADATA, Caller, Checker, Exchanger, set_caller
 from services.chassis.names import new_id
+from services.chassis.postgres import gives_no_answer
 
 UNARY_LIMIT_SECONDS = 30.0
 STREAM_LIMIT_SECONDS = 3600.0
@@ -111,7 +112,7 @@ class _Outcome:
             raise error
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than its deadline")
-        elif _is_store_away(error):
+        elif gives_no_answer(error):
             _LOG.warning("store is away", error=type(error).__name__)
             error = Unavailable("STORE_AWAY", "the database does not answer now; try again")
         if isinstance(error, ServiceError):
@@ -124,22 +125,6 @@ class _Outcome:
     def log(self, status: str, **more: str) -> None:
         """Writes the line of this call."""
         _LOG.info("call", status=status, ms=round((time.monotonic() - self.began) * 1000, 1), **more)
-
-
-def _is_store_away(error: BaseException) -> bool:
-    # Named by module so that a service without tables does not load a database driver.
-    module = type(error).__module__
-    return module.startswith(("psycopg_pool", "psycopg")) and type(error).__name__ in {
-        "PoolTimeout",
-        "PoolClosed",
-        "TooManyRequests",
-        "OperationalError",
-        "AdminShutdown",
-        "CrashShutdown",
-        "CannotConnectNow",
-        "ConnectionTimeout",
-        "ConnectionFailure",
-    }
 
 
 def _remaining(context: grpc.aio.ServicerContext, limit: float) -> float:

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 Connection = AsyncConnection[Any]
 
@@ -18,6 +19,39 @@ Connection = AsyncConnection[Any]
 STATEMENT_LIMIT = "15s"
 LOCK_LIMIT = "5s"
 IDLE_LIMIT = "60s"
+
+# No connection, or one that broke; each as it is, because most other faults are derived from OperationalError.
+_NO_ANSWER = frozenset(
+    {
+        PoolTimeout,
+        PoolClosed,
+        TooManyRequests,
+        psycopg.OperationalError,
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.CrashShutdown,
+        psycopg.errors.CannotConnectNow,
+        psycopg.errors.ConnectionTimeout,
+        psycopg.errors.ConnectionFailure,
+    }
+)
+_PASSING = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+
+def gives_no_answer(error: BaseException) -> bool:
+    """Whether an error says that the server is not there now, so that a caller may be told to try again."""
+    return type(error) in _NO_ANSWER
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error is the state of the server rather than the fault of what was asked of it.
+
+    Full disks, restarts, locks, broken connections; what is too large for PostgreSQL is named so too, but stays so.
+    """
+    return isinstance(error, _PASSING) and not isinstance(error, psycopg.errors.ProgramLimitExceeded)
 
 
 class Database:
