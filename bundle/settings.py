@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from services.chassis.address import Network
 from services.chassis.settings import (
     Address,
-    Network,
     SettingsFault,
     address,
     choice,

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from services.chassis.settings import Address, Network, ServiceSettings, address, cidrs, key_text, setting, web_url
+from services.chassis.address import Network
+from services.chassis.settings import Address, ServiceSettings, address, cidrs, key_text, setting, web_url
 
 NO_PROXIES: tuple[Network, ...] = ()
 

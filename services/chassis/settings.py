@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from services.chassis.address import Network
+
 PREFIX = "OPENNOTICE_"
 # The test suite's own switches share the prefix but are no business of a process.
 TEST_PREFIX = "OPENNOTICE_TEST_"
 PLACEHOLDERS = {"changeme", "change-me", "password", "secret", "example", "todo"}
 
 T = TypeVar("T")
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingsFault(Exception):

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from services.chassis.address import IPAddress, Network
 from services.chassis.clock import LATEST, from_milliseconds
 from services.chassis.errors import Faults
 from services.chassis.names import millisecond_of, parse_name
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TEXT_LIMIT = 200
 # A summary has no pages; a longer range is a typing error more often than a wish.
@@ -44,8 +42,8 @@ def key_of(open_id: UUID) -> Key | None:
 class AddressRange:
     """Addresses of one family from the lowest to the highest."""
 
-    lowest: Address
-    highest: Address
+    lowest: IPAddress
+    highest: IPAddress
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _unmapped(network: Network) -> Network:
     return ipaddress.IPv4Network((lowest, network.prefixlen - _MAPPED.prefixlen))
 
 
-def read_address(text: str) -> Address | None:
+def read_address(text: str) -> IPAddress | None:
     """Reads the address of a visitor as it is stored; None for none; raises ValueError for what is not an address."""
     if not text:
         return None

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.chassis.address import Network
 from services.chassis.settings import (
     Address,
-    Network,
     StoreSettings,
     address,
     cidrs,
