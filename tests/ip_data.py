@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from mmdb_writer import MMDBWriter
-from netaddr import IPSet
+from tests.enrichment.ip_data import asn_record, city_record, write
 
 # Network, number and registered holder, as published in 2026.
 NETWORKS = [
@@ -30,14 +29,8 @@ PLACES_V6 = [("2607:fb90::/32", "US", "Washington", "Seattle"), ("2601::/20", "U
 
 def write_ip_data(folder: Path) -> None:
     """Writes an ASN file and the two city files into a folder."""
-    numbers = MMDBWriter(6, "OpenNotice-GeoLite2-ASN", ipv4_compatible=True, int_type="u32")
-    for network, number, holder in NETWORKS:
-        record = {"autonomous_system_number": number, "autonomous_system_organization": holder}
-        numbers.insert_network(IPSet([network]), record)
-    numbers.to_db_file(str(folder / "asn.mmdb"))
+    numbers = {network: asn_record(number, holder) for network, number, holder in NETWORKS}
+    write(folder / "asn.mmdb", "OpenNotice-GeoLite2-ASN", numbers)
     for version, places in ((4, PLACES), (6, PLACES_V6)):
-        cities = MMDBWriter(version, f"dbip-city-ipv{version}")
-        for network, country, region, city in places:
-            record = {"country_code": country, "state1": region, "state2": "", "city": city, "postcode": ""}
-            cities.insert_network(IPSet([network]), record)
-        cities.to_db_file(str(folder / f"dbip-city-ipv{version}.mmdb"))
+        cities = {network: city_record(country, region, city) for network, country, region, city in places}
+        write(folder / f"dbip-city-ipv{version}.mmdb", f"dbip-city-ipv{version}", cities, version=version)

@@ -23,6 +23,7 @@ from services.auth.settings import Settings
 from services.chassis import clock, postgres
 from services.chassis.errors import ServiceError, from_rpc_error
 from services.chassis.serve import CLIENT_OPTIONS, Process
+from services.chassis.settings import Address
 from tests import cast
 from tests.cast import Person
 from tests.fix_postgres import Database
@@ -132,14 +133,10 @@ class Auth:
             return cursor.fetchall() if cursor.description else []
 
 
-@pytest.fixture
-async def auth(
-    database: Database, nats_url: str, keyring: Keyring, serve: postgres.Database, password_hash: str
-) -> AsyncIterator[Auth]:
-    """Gives a running auth process with the cast in it."""
-    await add_cast(serve, password_hash)
+def auth_settings(database: Database, nats_url: str, keyring: Keyring, grpc_bind: Address) -> Settings:
+    """Returns the settings of an auth process for a test."""
     common = keyring.settings("auth")
-    settings = Settings(
+    return Settings(
         probe_bind=common.probe_bind,
         identity_key=common.identity_key,
         identity_trust=common.identity_trust,
@@ -149,8 +146,17 @@ async def auth(
         directory_database_url=database.url("auth", "directory"),
         nats_url=nats_url,
         paging_key=keyring.paging_key,
-        grpc_bind=free_address(),
+        grpc_bind=grpc_bind,
     )
+
+
+@pytest.fixture
+async def auth(
+    database: Database, nats_url: str, keyring: Keyring, serve: postgres.Database, password_hash: str
+) -> AsyncIterator[Auth]:
+    """Gives a running auth process with the cast in it."""
+    await add_cast(serve, password_hash)
+    settings = auth_settings(database, nats_url, keyring, free_address())
     process = Process("auth", settings)
     await wire(process)
     channel = grpc.aio.insecure_channel(str(settings.grpc_bind), options=CLIENT_OPTIONS)

@@ -14,11 +14,11 @@ from opennotice.enrichment.v1 import events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
 from services.auth import __main__ as auth
-from services.auth.settings import Settings as AuthSettings
 from services.chassis.bus import Outgoing, subject_for
 from services.chassis.names import new_id, parse_name
 from services.chassis.serve import CLIENT_OPTIONS, Process
 from services.chassis.settings import Address
+from tests.auth.conftest import auth_settings
 from tests.cast import FIRST_COURT, OTHER_COURT
 from tests.enrichment import ip_data
 from tests.enrichment.conftest import Outside, Start, opened, packed, until
@@ -262,18 +262,7 @@ async def test_networks_are_known_after_a_restart_without_auth(outside: Outside,
 @pytest.fixture
 async def auth_address(database: Database, nats_url: str, keyring: Keyring) -> AsyncIterator[Address]:
     """Gives the address of a real auth."""
-    settings = AuthSettings(
-        probe_bind=free_address(),
-        identity_key=keyring.private_pem["auth"],
-        identity_trust=keyring.trust,
-        log_level="warning",
-        serve_database_url=database.url("auth", "serve"),
-        ingest_database_url=database.url("auth", "ingest"),
-        directory_database_url=database.url("auth", "directory"),
-        nats_url=nats_url,
-        paging_key=keyring.paging_key,
-        grpc_bind=free_address(),
-    )
+    settings = auth_settings(database, nats_url, keyring, free_address())
     process = Process("auth", settings)
     await auth.wire(process)
     yield settings.grpc_bind

@@ -16,7 +16,6 @@ from opennotice.link.v1 import link_pb2, link_pb2_grpc
 from psycopg.rows import dict_row
 
 from services.auth.__main__ import wire as wire_auth
-from services.auth.settings import Settings as AuthSettings
 from services.chassis import postgres
 from services.chassis.bus import subject_for
 from services.chassis.errors import ServiceError, from_rpc_error
@@ -26,7 +25,7 @@ from services.link.__main__ import wire
 from services.link.settings import Settings
 from services.link.token import parse_keys
 from tests import cast
-from tests.auth.conftest import add_cast
+from tests.auth.conftest import add_cast, auth_settings
 from tests.cast import Person
 from tests.fix_postgres import Database
 from tests.fix_rpc import Keyring, Metadata, free_address
@@ -145,24 +144,11 @@ def auth_address() -> Address:
 @pytest.fixture
 async def auth(database: Database, nats_url: str, keyring: Keyring, auth_address: Address) -> AsyncIterator[Any]:
     """Runs auth with the cast in it and gives its stub; asked for before `link`."""
-    common = keyring.settings("auth")
-    settings = AuthSettings(
-        probe_bind=common.probe_bind,
-        identity_key=common.identity_key,
-        identity_trust=common.identity_trust,
-        log_level="warning",
-        serve_database_url=database.url("auth", "serve"),
-        ingest_database_url=database.url("auth", "ingest"),
-        directory_database_url=database.url("auth", "directory"),
-        nats_url=nats_url,
-        paging_key=keyring.paging_key,
-        grpc_bind=auth_address,
-    )
     seed = postgres.Database(database.url("auth", "serve"), name="test")
     await seed.open()
     await add_cast(seed, "no password fits")
     await seed.close()
-    process = Process("auth", settings)
+    process = Process("auth", auth_settings(database, nats_url, keyring, auth_address))
     await wire_auth(process)
     channel = grpc.aio.insecure_channel(str(auth_address), options=CLIENT_OPTIONS)
     yield auth_pb2_grpc.AuthServiceStub(channel)
