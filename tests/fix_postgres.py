@@ -58,7 +58,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield make_conninfo(given)
         return
     # Not below pytest's own folder, which is closed to the account that PostgreSQL runs under when we are root.
-    folder = Path(tempfile.mkdtemp(prefix="opennotice-tests-", dir=_quick_folder()))
+    folder = Path(tempfile.mkdtemp(prefix="opennotice-tests-", dir=quick_folder()))
     folder.chmod(0o711)
     account = account_for_postgres("nobody")
     server = Postgres(folder / "postgres", free_port(), _PASSWORD, account)
@@ -95,7 +95,7 @@ def database(postgres_server: str, _template: Database) -> Iterator[Database]:
     _execute(postgres_server, "drop database {} with (force)", name)
 
 
-def _quick_folder() -> str | None:
+def quick_folder() -> str | None:
     """Memory, where there is enough: a database for each test takes 20 ms there and 160 ms on a disk."""
     memory = Path("/dev/shm")
     return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 2 * 1024**3 else None
