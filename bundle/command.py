@@ -4,9 +4,11 @@ import asyncio
 import dataclasses
 import json
 import sys
+import urllib.request
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
+from urllib.error import HTTPError
 
 import click
 
@@ -20,6 +22,8 @@ from services.chassis.settings import SettingsFault
 
 F = TypeVar("F", bound=Callable[..., Any])
 ROLES = ("admin", "manager", "supervisor", "clerk", "auditor")
+# What an operator may hand over to an install in containers.
+OPERATORS_SECRETS = ("postgres-url", "nats-url", "ca-certificate")
 PROCESSES = ("auth", "link", "tracking", "enrichment", "reporting", "gateway", "nats", "postgres")
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
@@ -61,7 +65,7 @@ def _calls(command: F) -> F:
 def running() -> tuple[Home, BundleSettings]:
     """Returns the home and how to reach what runs on it; refuses when nothing does."""
     home = Home(load_bundle_settings().home)
-    if not home.is_running():
+    if not home.probes.exists() and not home.is_running():
         raise HostFault(f"nothing runs with the home {home.root}; start it with `make run`, or set OPENNOTICE_HOME")
     # As it was started, whatever this terminal's own settings say.
     return home, load_bundle_settings({**read_json(home.reach), "OPENNOTICE_HOME": str(home.root)})
@@ -106,19 +110,39 @@ def status(as_json: bool) -> None:
     """Show what runs."""
     settings = load_bundle_settings()
     home = Home(settings.home)
-    running = home.is_running()
-    found = {entry["name"]: entry for entry in read_json(home.status).get("processes", [])} if running else {}
+    if home.probes.exists():
+        running, found = True, _ask_containers(home)
+    else:
+        running = home.is_running()
+        found = {entry["name"]: entry for entry in read_json(home.status).get("processes", [])} if running else {}
     processes = [found[name] for name in PROCESSES if name in found]
     if as_json:
         print(json.dumps({"processes": processes}, indent=1))
     elif running:
         for entry in processes:
-            told = f"pid {entry['pid'] or '-':<8} restarts {entry['restarts']:<4}"
+            told = f"pid {entry['pid'] or '-':<8} restarts {'-' if entry['restarts'] is None else entry['restarts']:<4}"
             print(f"{entry['name']:<11} {entry['state']:<9} {told} {entry['address']}")
     if not running:
         raise HostFault(f"nothing runs with the home {home.root}")
     if any(entry["state"] != "ready" for entry in processes) or len(processes) < len(OWN):
         sys.exit(1)
+
+
+def _ask_containers(home: Home) -> dict[str, dict[str, Any]]:
+    """Asks every process that runs in a container of its own; the engine, not we, knows how often it was restarted."""
+    # Straight, whatever proxy the environment names: they are on networks of their own.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    found = {}
+    for name, address in read_json(home.probes).items():
+        try:
+            with opener.open(f"http://{address}/ready", timeout=3):
+                state = "ready"
+        except HTTPError:
+            state = "starting"
+        except OSError:
+            state = "failed"
+        found[name] = {"name": name, "pid": None, "state": state, "restarts": None, "address": address}
+    return found
 
 
 @opennotice.group()
@@ -292,6 +316,65 @@ def user_reset_password(auth: AuthCalls, email: str, as_json: bool) -> None:
     agency, found = _find_user(auth, email)
     password = auth.reset_password(agency, found)
     print(json.dumps({"password": password}) if as_json else f"password {password}   (shown once)")
+
+
+@opennotice.group(hidden=True)
+def containers() -> None:
+    """What the one-shot containers of compose.yaml run."""
+
+
+@containers.command("set-up")
+def containers_set_up() -> None:
+    """Make keys and files, and deal them out to the volumes of the containers."""
+    from bundle import containers as steps
+
+    steps.set_up(Home(steps.HOME), print)
+
+
+@containers.command("migrate")
+def containers_migrate() -> None:
+    """Check PostgreSQL and NATS and bring the database up to date."""
+    from bundle import containers as steps
+
+    steps.migrate_in_place(Home(steps.HOME), print)
+
+
+@containers.command("first-agency")
+def containers_first_agency() -> None:
+    """Make the first agency and its administrator, unless there is one."""
+    from bundle import containers as steps
+
+    steps.first_agency(Home(steps.HOME))
+
+
+@containers.command("welcome")
+def containers_welcome() -> None:
+    """Show how to sign in; for a terminal, the password is among it."""
+    from bundle import containers as steps
+
+    print(steps.welcome(Home(steps.HOME)))
+
+
+@containers.command("certificate")
+def containers_certificate() -> None:
+    """Take a certificate with its chain and key from standard input, and deal it out to the proxy."""
+    from bundle import containers as steps
+
+    steps.take_certificate(Home(steps.HOME), sys.stdin.read(), print)
+
+
+@containers.command("secret")
+@click.argument("name", type=click.Choice(OPERATORS_SECRETS))
+@click.option("--forget", is_flag=True, help="Go back to the server of the compose file.")
+def containers_secret(name: str, forget: bool) -> None:
+    """Keep a secret that comes on standard input."""
+    from bundle import containers as steps
+
+    home = Home(steps.HOME)
+    if forget:
+        steps.forget_secret(home, name)
+        return
+    steps.keep_secret(home, name, sys.stdin.read())
 
 
 def _find_user(auth: AuthCalls, address: str) -> tuple[str, str]:

@@ -202,15 +202,7 @@ class Nats:
         path = self.folder / "nats-server.conf"
         path.touch(mode=0o600)
         path.write_text(
-            f"server_name: opennotice\n"
-            f"listen: 127.0.0.1:{self.port}\n"
-            f"http: 127.0.0.1:{self.monitor_port}\n"
-            f"max_connections: 200\n"
-            f"authorization {{ users: [{{user: opennotice, password: {json.dumps(self.password)}}}] }}\n"
-            # The default syncs every two minutes and would lose acknowledged messages in a power cut.
-            f"jetstream {{ store_dir: {json.dumps(str(self.folder))}, sync_interval: always\n"
-            # Room for the limits of all streams together, which the server sets aside when they are made.
-            f"  max_mem: 64MB, max_file: 24GB }}\n"
+            nats_configuration(f"127.0.0.1:{self.port}", f"127.0.0.1:{self.monitor_port}", self.folder, self.password)
         )
 
     def program(self) -> Program:
@@ -233,6 +225,21 @@ class Nats:
             return False
         finally:
             connection.close()
+
+
+def nats_configuration(listen: str, monitor: str, folder: Path, password: str) -> str:
+    """Returns the configuration of a nats-server of ours; the password stands in it."""
+    return (
+        f"server_name: opennotice\n"
+        f"listen: {listen}\n"
+        f"http: {monitor}\n"
+        f"max_connections: 200\n"
+        f"authorization {{ users: [{{user: opennotice, password: {json.dumps(password)}}}] }}\n"
+        # The default syncs every two minutes and would lose acknowledged messages in a power cut.
+        f"jetstream {{ store_dir: {json.dumps(str(folder))}, sync_interval: always\n"
+        # Room for the limits of all streams together, which the server sets aside when they are made.
+        f"  max_mem: 64MB, max_file: 24GB }}\n"
+    )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

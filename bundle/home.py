@@ -53,6 +53,16 @@ class Home:
         return self.root / "reach.json"
 
     @property
+    def probes(self) -> Path:
+        """Where the processes say whether they are ready, when they run in containers of their own."""
+        return self.root / "probes.json"
+
+    @property
+    def schema(self) -> Path:
+        """What has been done to the database, so that an older program is refused before it starts."""
+        return self.root / "schema.json"
+
+    @property
     def admin_password(self) -> Path:
         """The first administrator's password, when it was made here."""
         return self.root / "admin-password"

@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from bundle.home import Home, write_private
 from bundle.program import Program
 from bundle.settings import SERVICES, BundleSettings
+from services.chassis.migrate import LOGIN_ROLES
 from services.chassis.settings import Address, ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,12 +88,6 @@ class Surroundings:
         known = {
             "OPENNOTICE_PROBE_BIND": str(self.probe(process)),
             "OPENNOTICE_LOG_LEVEL": settings.log_level,
-            "OPENNOTICE_IDENTITY_KEY_FILE": str(home.identity_key(process)),
-            "OPENNOTICE_IDENTITY_TRUST_FILE": str(home.secret("identity-trust.json")),
-            "OPENNOTICE_PAGING_KEY_FILE": str(home.secret("paging.key")),
-            "OPENNOTICE_LINK_TOKEN_KEY_FILE": str(home.secret("link-token.key")),
-            "OPENNOTICE_COOKIE_KEY_FILE": str(home.secret("cookie.key")),
-            "OPENNOTICE_NATS_URL_FILE": str(home.secret("nats.url")),
             "OPENNOTICE_DATA_DIR": str(home.root / "tracking"),
             "OPENNOTICE_IP_DATA_DIR": str(self.ip_data),
             "OPENNOTICE_PUBLIC_BIND": str(settings.public_bind),
@@ -103,13 +98,27 @@ class Surroundings:
         }
         if settings.trusted_proxies:
             known["OPENNOTICE_TRUSTED_PROXIES"] = ",".join(map(str, settings.trusted_proxies))
-        for use in ("serve", "ingest", "directory"):
-            known[f"OPENNOTICE_{use.upper()}_DATABASE_URL_FILE"] = str(home.database_url(f"{process}_{use}"))
+        known |= {f"{name}_FILE": str(path) for name, path in secret_files(home, process).items()}
         for service in SERVICES:
             bind = str(settings.grpc_bind(service))
             known[f"OPENNOTICE_{service.upper()}_GRPC_BIND"] = bind
             known[f"OPENNOTICE_{service.upper()}_GRPC_ADDRESS"] = reached_at(settings.grpc_bind(service))
         return known
+
+
+def secret_files(home: Home, process: str) -> dict[str, Path]:
+    """Returns the file of every secret a process may ask for, by the name of its setting."""
+    known = {
+        "OPENNOTICE_IDENTITY_KEY": home.identity_key(process),
+        "OPENNOTICE_IDENTITY_TRUST": home.secret("identity-trust.json"),
+        "OPENNOTICE_PAGING_KEY": home.secret("paging.key"),
+        "OPENNOTICE_LINK_TOKEN_KEY": home.secret("link-token.key"),
+        "OPENNOTICE_COOKIE_KEY": home.secret("cookie.key"),
+        "OPENNOTICE_NATS_URL": home.secret("nats.url"),
+    }
+    for use in LOGIN_ROLES:
+        known[f"OPENNOTICE_{use.upper()}_DATABASE_URL"] = home.database_url(f"{process}_{use}")
+    return known
 
 
 def reached_at(bind: Address) -> str:

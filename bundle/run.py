@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -11,13 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
-
 from bundle import prepare
-from bundle.auth_calls import AuthCalls, CallRefused
 from bundle.embedded import SHARED_STATE, Nats, Postgres
+from bundle.first_steps import DATABASE, bring_up_to_date, make_database, make_first_agency, patiently
 from bundle.home import Home, write_private
 from bundle.preflight import check_nats, check_postgres
 from bundle.processes import OWN, PROBE_PORTS, ROOT, Surroundings, write_urls
@@ -25,13 +20,9 @@ from bundle.program import HostFault, Program, account_for_postgres, is_free
 from bundle.settings import BundleSettings
 from bundle.supervisor import Child, Supervisor, answers_ready, child_log
 from bundle.terminal import Terminal
-from services.chassis.migrate import MigrationFault, migrate
 
 _STOP_ORDER = (("gateway", "tracking"), ("reporting", "enrichment", "link"), ("auth",), ("nats",), ("postgres",))
 _READY_SECONDS = 120.0
-# How long servers of the agency's own may take to appear, for example after a power cut.
-_OWN_SERVERS_SECONDS = 60.0
-DATABASE = "opennotice"
 
 
 async def run(settings: BundleSettings, terminal: Terminal) -> None:
@@ -112,7 +103,8 @@ class _Bundle:
         ports = self.home.ports(["postgres", "nats", "nats-monitor", *PROBE_PORTS])
         admin_url = await self._database(ports)
         nats_url = await self._queue(ports)
-        await asyncio.to_thread(self._migrate, admin_url)
+        if applied := await asyncio.to_thread(bring_up_to_date, admin_url, self.home):
+            say(f"database brought up to date ({len(applied)} steps)")
         write_urls(self.home, admin_url, nats_url)
         ip_data = settings.ip_data_dir or prepare.ip_data_folder()
         surroundings = Surroundings(settings, self.home, ports, ip_data, self.listener.fileno())
@@ -120,7 +112,7 @@ class _Bundle:
         children = [self._start(name, surroundings) for name in reversed(OWN)]
         for child in children:
             await self.supervisor.wait_ready(child, _READY_SECONDS)
-        first = await asyncio.to_thread(self._first_agency)
+        first = await asyncio.to_thread(make_first_agency, self.home, settings)
         self.terminal.starting = False
         self.terminal.show(self._welcome(first))
         raise await self.supervisor.failure
@@ -161,7 +153,7 @@ class _Bundle:
     async def _database(self, ports: dict[str, int]) -> str:
         """Returns the URL of a server that runs and keeps what it commits."""
         if self.settings.postgres_url:
-            await self._patiently(self._check_own_postgres)
+            await patiently(self._check_own_postgres, self._warn)
             return self.settings.postgres_url
         account = account_for_postgres(self.settings.postgres_account)
         data = self.home.postgres_folder(account, SHARED_STATE)
@@ -172,12 +164,12 @@ class _Bundle:
         ready = partial(asyncio.to_thread, server.is_ready)
         child = self._add("postgres", server.program, ready, f"127.0.0.1:{server.port}", server.prepare)
         await self.supervisor.wait_ready(child, _READY_SECONDS)
-        await asyncio.to_thread(_make_database, server.admin_url)
+        await asyncio.to_thread(make_database, server.admin_url)
         return server.admin_url.rpartition("/")[0] + f"/{DATABASE}"
 
     async def _queue(self, ports: dict[str, int]) -> str:
         if self.settings.nats_url:
-            await self._patiently(self._check_own_nats)
+            await patiently(self._check_own_nats, self._warn)
             return self.settings.nats_url
         password = self.home.secret("nats.password").read_text()
         server = Nats(self.home.root / "nats", ports["nats"], ports["nats-monitor"], password)
@@ -186,41 +178,19 @@ class _Bundle:
         await self.supervisor.wait_ready(child, _READY_SECONDS)
         return server.url
 
+    def _warn(self, text: str) -> None:
+        self.terminal.say(text, level="warning")
+
     async def _check_own_postgres(self) -> None:
         faults, warnings = await asyncio.to_thread(check_postgres, self.settings.postgres_url)
         for warning in warnings:
-            self.terminal.say(warning, level="warning")
+            self._warn(warning)
         if faults:
             raise HostFault("\n".join(faults))
 
     async def _check_own_nats(self) -> None:
         if faults := await check_nats(self.settings.nats_url, self.settings.nats_monitor_url):
             raise HostFault("\n".join(faults))
-
-    async def _patiently(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Repeats a check for as long as the server does not answer at all."""
-        end = time.monotonic() + _OWN_SERVERS_SECONDS
-        told = False
-        while True:
-            try:
-                await check()
-            except HostFault as fault:
-                if "cannot use the server" not in str(fault) or time.monotonic() > end:
-                    raise
-                if not told:
-                    self.terminal.say(f"{fault}; waiting for it", level="warning")
-                told = True
-                await asyncio.sleep(2)
-            else:
-                return
-
-    def _migrate(self, admin_url: str) -> None:
-        try:
-            applied = migrate(admin_url, self.home.role_passwords())
-        except (MigrationFault, psycopg.Error) as error:
-            raise HostFault(f"cannot bring the database up to date: {error}".splitlines()[0]) from error
-        if applied:
-            self.terminal.say(f"database brought up to date ({len(applied)} steps)")
 
     def _start(self, name: str, surroundings: Surroundings) -> Child:
         waits_for = {"enrichment": "ip", "gateway": "web"}.get(name)
@@ -251,22 +221,6 @@ class _Bundle:
         status = {"pid": os.getpid(), "processes": [child.as_status() for child in children]}
         write_private(self.home.status, json.dumps(status))
 
-    def _first_agency(self) -> str | None:
-        """Makes the first agency and its administrator; returns a password that was made for them, to be shown once."""
-        auth = AuthCalls(self.home, self.settings)
-        try:
-            if auth.agencies():
-                return None
-            made = "" if self.settings.admin_password else secrets.token_urlsafe(15)
-            if made:
-                # Before the call: a password that nobody knows would be worse than one that is not used.
-                write_private(self.home.admin_password, made + "\n")
-            given = made or self.settings.admin_password
-            auth.create_agency(self.settings.agency_name, self.settings.admin_email, given)
-            return made or None
-        except CallRefused as refusal:
-            raise HostFault(f"cannot make the first agency: {refusal}") from None
-
     def _welcome(self, made_password: str | None) -> str:
         settings = self.settings
         kept = self.home.admin_password
@@ -294,9 +248,3 @@ class _Bundle:
                 "",
             ]
         )
-
-
-def _make_database(admin_url: str) -> None:
-    with psycopg.connect(make_conninfo(admin_url, connect_timeout=5), autocommit=True) as connection:
-        if not connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchone():
-            connection.execute(sql.SQL("create database {}").format(sql.Identifier(DATABASE)))

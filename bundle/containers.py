@@ -1,0 +1,326 @@
+"""What the one-shot containers of compose.yaml do: what every container may know, the database, the first agency.
+
+The home is a volume that only they and the operator's command mount. Each container that stays has a small volume of
+its own, which it cannot write, and finds there what it may know and nothing else: whoever takes over one process does
+not hold the keys of the others.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bundle import certificate
+from bundle.cache import Say
+from bundle.embedded import nats_configuration
+from bundle.first_steps import DATABASE, bring_up_to_date, make_database, make_first_agency, patiently
+from bundle.home import Home, read_json, write_private
+from bundle.preflight import check_nats, check_postgres
+from bundle.processes import OWN, secret_files, settings_class, write_urls
+from bundle.program import HostFault
+from bundle.settings import SERVICES, email, http_url, load_bundle_settings
+from services.chassis.address import Network
+from services.chassis.migrate import migrations_of, services_with_tables
+from services.chassis.settings import (
+    SettingsFault,
+    choice,
+    cidrs,
+    is_loopback,
+    load,
+    service_url,
+    setting,
+    text,
+    web_url,
+    whole,
+)
+
+HOME = Path("/var/lib/opennotice/home")
+# Where the volumes of the other containers are mounted while they are filled.
+DEAL = Path("/var/lib/opennotice/deal")
+STAYING = (*OWN, "postgres", "nats", "proxy")
+PROBE_PORT = 9000
+_GRPC_PORTS = {"auth": 50051, "link": 50052, "tracking": 50053, "enrichment": 50054, "reporting": 50055}
+_NOBODY: tuple[Network, ...] = ()
+
+
+def https_url(value: str) -> str:
+    """https://NAME or https://NAME:PORT; the proxy answers nothing else."""
+    url = web_url(value)
+    name = urlsplit(url).hostname or ""
+    if not url.startswith("https:") or (is_loopback(name)):
+        raise ValueError("must be https://NAME or https://NAME:PORT, with a name of its own")
+    return url
+
+
+def subnet(value: str) -> Network:
+    """One network in CIDR form with room for every container on it."""
+    found = cidrs(value)
+    if len(found) != 1 or found[0].version != 4 or found[0].prefixlen > 28:
+        raise ValueError("must be one IPv4 network of /28 or larger, for example 172.30.251.0/24")
+    return found[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSettings:
+    """What an operator says in `.env` beside compose.yaml."""
+
+    public_url: str = setting(
+        "OPENNOTICE_PUBLIC_URL", https_url, "how clients' links begin", default="https://links.opennotice.localhost"
+    )
+    staff_url: str = setting(
+        "OPENNOTICE_STAFF_URL", https_url, "what staff type", default="https://staff.opennotice.localhost"
+    )
+    api_url: str = setting(
+        "OPENNOTICE_API_URL", https_url, "gRPC for other court systems", default="https://api.opennotice.localhost"
+    )
+    publish_address: str = setting(
+        "OPENNOTICE_PUBLISH_ADDRESS",
+        text(64),
+        "address that the proxy is reached at",
+        default="0.0.0.0",
+    )
+    https_port: int = setting("OPENNOTICE_HTTPS_PORT", whole(1, 65535), "published port of https", default=443)
+    http_port: int = setting("OPENNOTICE_HTTP_PORT", whole(1, 65535), "published port that leads to https", default=80)
+    front_subnet: Network = setting(
+        "OPENNOTICE_FRONT_SUBNET",
+        subnet,
+        "internal network between the proxy and what it serves; change it where your network uses the same",
+        default=cidrs("172.30.251.0/24")[0],
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        "OPENNOTICE_TRUSTED_PROXIES",
+        cidrs,
+        "load balancers of your own before this machine, whose X-Forwarded-For counts, as CIDRs with commas",
+        default=_NOBODY,
+    )
+    agency_name: str = setting(
+        "OPENNOTICE_AGENCY_NAME", text(200), "name of the agency made on first start", default="My agency"
+    )
+    admin_email: str = setting(
+        "OPENNOTICE_ADMIN_EMAIL", email, "its first administrator", default="admin@opennotice.localhost"
+    )
+    nats_monitor_url: str = setting(
+        "OPENNOTICE_NATS_MONITOR_URL", http_url, "monitoring address of a nats-server of your own", default=""
+    )
+    log_level: str = setting(
+        "OPENNOTICE_LOG_LEVEL", choice("debug", "info", "warning", "error"), "how much is logged", default="info"
+    )
+    build_files: str = setting(
+        "OPENNOTICE_BUILD_FILES", text(4096), "folder with mirrors and certificates for building images", default=""
+    )
+    version: str = setting("OPENNOTICE_VERSION", text(100), "tag of the images", default="latest")
+
+    def names(self) -> dict[str, str]:
+        """Returns the three host names with the part of the proxy that answers each."""
+        urls = {"tracking": self.public_url, "gateway": self.staff_url, "api": self.api_url}
+        return {urlsplit(url).hostname or "": part for part, url in urls.items()}
+
+
+def load_container_settings(environ: Mapping[str, str] | None = None) -> ContainerSettings:
+    """Reads the settings and holds them against each other; raises SettingsFault naming every fault."""
+    found = load(ContainerSettings, environ)
+    faults = []
+    if len(found.names()) < 3:
+        faults.append("OPENNOTICE_PUBLIC_URL, OPENNOTICE_STAFF_URL and OPENNOTICE_API_URL need three different names")
+    if found.https_port == found.http_port:
+        faults.append("OPENNOTICE_HTTPS_PORT and OPENNOTICE_HTTP_PORT are the same")
+    if faults:
+        raise SettingsFault(faults)
+    return found
+
+
+def set_up(home: Home, say: Say, deal: Path = DEAL, environ: Mapping[str, str] | None = None) -> None:
+    """Makes what is missing in the home and deals out to every container what it may know. May run at every start."""
+    settings = load_container_settings(environ)
+    home.make_folders()
+    os.umask(0o077)
+    lock = home.lock()
+    try:
+        refuse_newer_data(home)
+        home.make_secrets()
+        write_urls(home, admin_url(home), nats_url(home))
+        own = certificate.check_or_make(home.secret("certificate.pem"), list(settings.names()), say)
+        write_private(home.reach, json.dumps(_reach(settings), indent=1))
+        write_private(home.probes, json.dumps({name: f"{name}:{PROBE_PORT}" for name in OWN}, indent=1))
+        for name in STAYING:
+            _deal_out(_part_of(name, home, settings), deal / name)
+        if own:
+            say("the certificate is one that this install made for itself: browsers will warn about it")
+    finally:
+        os.close(lock)
+
+
+def _part_of(name: str, home: Home, settings: ContainerSettings) -> dict[str, str]:
+    """Returns the files of one container by name."""
+    if name == "postgres":
+        return {"password": home.secret("postgres.password").read_text()}
+    if name == "nats":
+        password = home.secret("nats.password").read_text()
+        return {"nats-server.conf": nats_configuration("0.0.0.0:4222", "0.0.0.0:8222", Path("/var/lib/nats"), password)}
+    if name == "proxy":
+        names = "".join(f"{host} {part}\n" for host, part in settings.names().items())
+        trusted = "".join(f"{network}\n" for network in settings.trusted_proxies)
+        pem = home.secret("certificate.pem").read_text()
+        return {"certificate.pem": pem, "names.map": names, "trusted.lst": trusted}
+    files = secret_files(home, name)
+    asked = [field.metadata["name"] for field in dataclasses.fields(settings_class(name)) if field.metadata["secret"]]
+    part = {file_name(asked_for): files[asked_for].read_text() for asked_for in asked}
+    if home.secret("ca-certificate").exists():
+        part["ca.pem"] = home.secret("ca-certificate").read_text()
+    return part
+
+
+def file_name(setting_name: str) -> str:
+    """Returns how the file of a secret is called inside a container."""
+    return setting_name.removeprefix("OPENNOTICE_").lower()
+
+
+def _deal_out(part: Mapping[str, str], folder: Path) -> None:
+    try:
+        for name, value in part.items():
+            if not (folder / name).exists() or (folder / name).read_text() != value:
+                write_private(folder / name, value)
+        for path in folder.iterdir():
+            if path.name not in part:
+                path.unlink()
+    except OSError as error:
+        raise HostFault(f"cannot write to the volume of {folder.name}: {error.strerror}") from None
+
+
+def _reach(settings: ContainerSettings) -> dict[str, str]:
+    """Returns the settings under which the operator's command reaches the processes, by name of container."""
+    known = {f"OPENNOTICE_{name.upper()}_GRPC_BIND": f"{name}:{_GRPC_PORTS[name]}" for name in SERVICES}
+    trusted = [settings.front_subnet, *settings.trusted_proxies]
+    return known | {
+        "OPENNOTICE_PUBLIC_BIND": "tracking:8080",
+        "OPENNOTICE_STAFF_BIND": "gateway:8000",
+        "OPENNOTICE_PUBLIC_URL": settings.public_url,
+        "OPENNOTICE_STAFF_URL": settings.staff_url,
+        "OPENNOTICE_TRUSTED_PROXIES": ",".join(map(str, trusted)),
+        "OPENNOTICE_AGENCY_NAME": settings.agency_name,
+        "OPENNOTICE_ADMIN_EMAIL": settings.admin_email,
+    }
+
+
+def admin_url(home: Home) -> str:
+    """Returns the URL of PostgreSQL as the role that migrates: the agency's own server, or that of the compose file."""
+    own = home.secret("postgres-url")
+    if own.exists():
+        return own.read_text()
+    return f"postgresql://postgres:{home.secret('postgres.password').read_text()}@postgres:5432/{DATABASE}"
+
+
+def nats_url(home: Home) -> str:
+    """Returns the URL of NATS."""
+    own = home.secret("nats-url")
+    return (
+        own.read_text() if own.exists() else f"nats://opennotice:{home.secret('nats.password').read_text()}@nats:4222"
+    )
+
+
+def keep_secret(home: Home, name: str, value: str) -> None:
+    """Keeps what an operator hands over; raises HostFault when it is not what its name says."""
+    value = value.strip()
+    schemes = {"postgres-url": ("postgresql",), "nats-url": ("nats", "tls")}
+    if not value:
+        raise HostFault(f"{name}: nothing came; hand it over on standard input")
+    if name in schemes:
+        try:
+            service_url(*schemes[name])(value)
+        except ValueError as error:
+            raise HostFault(f"{name}: {error}") from None
+    elif "BEGIN CERTIFICATE" not in value:
+        raise HostFault(f"{name}: must be one or more certificates in PEM form")
+    home.make_folders()
+    home.secrets.mkdir(mode=0o700, exist_ok=True)
+    write_private(home.secret(name), value)
+
+
+def forget_secret(home: Home, name: str) -> None:
+    """Goes back to the server of the compose file; what is stored there stays where it is."""
+    home.secret(name).unlink(missing_ok=True)
+
+
+def take_certificate(home: Home, pem: str, say: Say, deal: Path = DEAL) -> None:
+    """Takes over the operator's certificate; the proxy shows it as soon as it is told to look again."""
+    settings = load_container_settings()
+    path = home.secret("certificate.pem")
+    home.make_folders()
+    for warning in certificate.accept(path, pem, list(settings.names())):
+        say(f"warning: {warning}")
+    write_private(deal / "proxy" / "certificate.pem", path.read_text())
+    say(f"the certificate for {', '.join(settings.names())} is in place")
+
+
+def known_migrations() -> list[str]:
+    """Returns every migration of this program as service/name."""
+    return [f"{service}/{one.name}" for service in services_with_tables() for one in migrations_of(service)]
+
+
+def refuse_newer_data(home: Home) -> None:
+    """Refuses, before anything is touched, data that a newer program has written."""
+    newer = sorted(set(read_json(home.schema).get("migrations", [])) - set(known_migrations()))
+    if newer:
+        written_by = read_json(home.schema).get("version", "a newer version")
+        raise HostFault(
+            f"the data were written by a newer OpenNotice ({written_by}, it has {newer[-1]}); start its images instead"
+        )
+
+
+def migrate_in_place(home: Home, say: Say) -> None:
+    """Checks both servers, makes the database and brings it up to date."""
+    settings = load_container_settings()
+    asyncio.run(_check_servers(home, settings, say))
+    url = admin_url(home)
+    if not home.secret("postgres-url").exists():
+        make_database(url.rpartition("/")[0] + "/postgres")
+    applied = bring_up_to_date(url, home)
+    # After the fact: what stands here has been applied, so that an older program is refused before it starts.
+    write_private(home.schema, json.dumps({"version": settings.version, "migrations": known_migrations()}, indent=1))
+    say(f"the database is up to date ({len(applied)} steps applied)")
+
+
+async def _check_servers(home: Home, settings: ContainerSettings, say: Say) -> None:
+    async def postgres() -> None:
+        url = admin_url(home)
+        # Ours is looked at through the database that is always there.
+        looked_at = url if home.secret("postgres-url").exists() else url.rpartition("/")[0] + "/postgres"
+        faults, warnings = await asyncio.to_thread(check_postgres, looked_at)
+        for warning in warnings:
+            say(f"warning: {warning}")
+        if faults:
+            raise HostFault("\n".join(faults))
+
+    async def queue() -> None:
+        url = nats_url(home)
+        monitor = settings.nats_monitor_url or f"http://{urlsplit(url).hostname}:8222"
+        if faults := await check_nats(url, monitor):
+            raise HostFault("\n".join(faults))
+
+    await patiently(postgres, say)
+    await patiently(queue, say)
+
+
+def first_agency(home: Home) -> None:
+    """Makes the first agency; its administrator's password is kept in the home and shown by `welcome`."""
+    settings = load_bundle_settings({**read_json(home.reach), "OPENNOTICE_HOME": str(home.root)})
+    make_first_agency(home, settings)
+
+
+def welcome(home: Home) -> str:
+    """Returns what an operator wants to know when everything runs. The password is in it: for a terminal, not a log."""
+    settings = load_bundle_settings({**read_json(home.reach), "OPENNOTICE_HOME": str(home.root)})
+    password = home.admin_password
+    shown = password.read_text().strip() if password.exists() else "the one that was set"
+    return "\n".join(
+        [
+            f"  Staff pages    {settings.staff_url}",
+            f"  Administrator  {settings.admin_email}",
+            f"  Password       {shown}   (unless it was changed since)",
+            f"  Public links   {settings.public_url}",
+        ]
+    )
