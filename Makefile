@@ -39,6 +39,24 @@ run: .state/installed .state/stubs ## Run everything on this machine, until Ctrl
 demo: .state/installed .state/stubs ## Load sample data into what `make run` runs
 	@exec .venv/bin/opennotice demo
 
+# --- run it for real, in containers
+
+.PHONY: up
+up: ## Start it in containers, or bring what runs up to date
+	@deploy/opennotice up
+
+.PHONY: down
+down: ## Stop the containers; all data stay
+	@deploy/opennotice down
+
+.PHONY: cli
+cli: ## Use the command inside the containers: make cli ARGS="user list"
+	@deploy/opennotice $(ARGS)
+
+.PHONY: images
+images: ## Build the container images; needs no registry
+	@deploy/images
+
 # --- work on it
 
 .PHONY: test
