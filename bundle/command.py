@@ -4,11 +4,9 @@ import asyncio
 import dataclasses
 import json
 import sys
-import urllib.request
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
-from urllib.error import HTTPError
 
 import click
 
@@ -111,7 +109,9 @@ def status(as_json: bool) -> None:
     settings = load_bundle_settings()
     home = Home(settings.home)
     if home.probes.exists():
-        running, found = True, _ask_containers(home)
+        from bundle import containers as steps
+
+        running, found = True, steps.status(home)
     else:
         running = home.is_running()
         found = {entry["name"]: entry for entry in read_json(home.status).get("processes", [])} if running else {}
@@ -126,23 +126,6 @@ def status(as_json: bool) -> None:
         raise HostFault(f"nothing runs with the home {home.root}")
     if any(entry["state"] != "ready" for entry in processes) or len(processes) < len(OWN):
         sys.exit(1)
-
-
-def _ask_containers(home: Home) -> dict[str, dict[str, Any]]:
-    """Asks every process that runs in a container of its own; the engine, not we, knows how often it was restarted."""
-    # Straight, whatever proxy the environment names: they are on networks of their own.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    found = {}
-    for name, address in read_json(home.probes).items():
-        try:
-            with opener.open(f"http://{address}/ready", timeout=3):
-                state = "ready"
-        except HTTPError:
-            state = "starting"
-        except OSError:
-            state = "failed"
-        found[name] = {"name": name, "pid": None, "state": state, "restarts": None, "address": address}
-    return found
 
 
 @opennotice.group()

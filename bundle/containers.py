@@ -9,10 +9,15 @@ import asyncio
 import dataclasses
 import json
 import os
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import make_conninfo
 
 from bundle import certificate
 from bundle.cache import Say
@@ -145,7 +150,7 @@ def set_up(home: Home, say: Say, deal: Path = DEAL, environ: Mapping[str, str] |
         write_urls(home, admin_url(home), nats_url(home))
         own = certificate.check_or_make(home.secret("certificate.pem"), list(settings.names()), say)
         write_private(home.reach, json.dumps(_reach(settings), indent=1))
-        write_private(home.probes, json.dumps({name: f"{name}:{PROBE_PORT}" for name in OWN}, indent=1))
+        write_private(home.probes, json.dumps(_probes(home, settings), indent=1))
         for name in STAYING:
             _deal_out(_part_of(name, home, settings), deal / name)
         if own:
@@ -204,6 +209,45 @@ def _reach(settings: ContainerSettings) -> dict[str, str]:
         "OPENNOTICE_AGENCY_NAME": settings.agency_name,
         "OPENNOTICE_ADMIN_EMAIL": settings.admin_email,
     }
+
+
+def _probes(home: Home, settings: ContainerSettings) -> dict[str, str]:
+    """Returns where everything but PostgreSQL says over HTTP whether it is ready."""
+    ours = {name: f"http://{name}:{PROBE_PORT}/ready" for name in OWN}
+    return ours | {"nats": f"{monitor_url(home, settings)}/healthz"}
+
+
+def status(home: Home) -> dict[str, dict[str, object]]:
+    """Asks everything whether it is ready; the engine, not we, knows how often a container was restarted."""
+    # Straight, whatever proxy the environment names: they are on networks of their own.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    found: dict[str, dict[str, object]] = {}
+
+    def told(name: str, state: str, address: str) -> None:
+        found[name] = {"name": name, "pid": None, "state": state, "restarts": None, "address": address}
+
+    for name, url in read_json(home.probes).items():
+        try:
+            with opener.open(url, timeout=3):
+                state = "ready"
+        except HTTPError:
+            state = "starting"
+        except OSError:
+            state = "failed"
+        told(name, state, urlsplit(url).netloc)
+    url = admin_url(home)
+    try:
+        psycopg.connect(make_conninfo(url, connect_timeout=3)).close()
+        state = "ready"
+    except psycopg.OperationalError:
+        state = "failed"
+    told("postgres", state, f"{urlsplit(url).hostname}:{urlsplit(url).port or 5432}")
+    return found
+
+
+def monitor_url(home: Home, settings: ContainerSettings) -> str:
+    """Returns where nats-server tells about itself."""
+    return settings.nats_monitor_url or f"http://{urlsplit(nats_url(home)).hostname}:8222"
 
 
 def admin_url(home: Home) -> str:
@@ -296,9 +340,7 @@ async def _check_servers(home: Home, settings: ContainerSettings, say: Say) -> N
             raise HostFault("\n".join(faults))
 
     async def queue() -> None:
-        url = nats_url(home)
-        monitor = settings.nats_monitor_url or f"http://{urlsplit(url).hostname}:8222"
-        if faults := await check_nats(url, monitor):
+        if faults := await check_nats(nats_url(home), monitor_url(home, settings)):
             raise HostFault("\n".join(faults))
 
     await patiently(postgres, say)
