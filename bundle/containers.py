@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from bundle import certificate
+from bundle import certificate, own_servers
 from bundle.cache import Say
 from bundle.embedded import nats_configuration
 from bundle.first_steps import DATABASE, bring_up_to_date, make_database, make_first_agency, patiently
@@ -36,7 +36,6 @@ from services.chassis.settings import (
     cidrs,
     is_loopback,
     load,
-    service_url,
     setting,
     text,
     web_url,
@@ -67,6 +66,11 @@ def subnet(value: str) -> Network:
     if len(found) != 1 or found[0].version != 4 or found[0].prefixlen > 28:
         raise ValueError("must be one IPv4 network of /28 or larger, for example 172.30.251.0/24")
     return found[0]
+
+
+def yes(value: str) -> bool:
+    """What a compose file says about itself."""
+    return choice("yes", "no")(value) == "yes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,10 @@ class ContainerSettings:
     nats_monitor_url: str = setting(
         "OPENNOTICE_NATS_MONITOR_URL", http_url, "monitoring address of a nats-server of your own", default=""
     )
+    # Said by the compose files of deploy/, never by an operator.
+    own_proxy: bool = setting("OPENNOTICE_OWN_PROXY", yes, "deploy/without-proxy.yaml is chosen", default=False)
+    own_postgres: bool = setting("OPENNOTICE_OWN_POSTGRES", yes, "deploy/own-postgres.yaml is chosen", default=False)
+    own_nats: bool = setting("OPENNOTICE_OWN_NATS", yes, "deploy/own-nats.yaml is chosen", default=False)
     log_level: str = setting(
         "OPENNOTICE_LOG_LEVEL", choice("debug", "info", "warning", "error"), "how much is logged", default="info"
     )
@@ -118,6 +126,10 @@ class ContainerSettings:
         "OPENNOTICE_BUILD_FILES", text(4096), "folder with mirrors and certificates for building images", default=""
     )
     version: str = setting("OPENNOTICE_VERSION", text(100), "tag of the images", default="latest")
+
+    def own_servers(self) -> list[str]:
+        """Returns which servers are the agency's own."""
+        return [name for name, own in (("postgres", self.own_postgres), ("nats", self.own_nats)) if own]
 
     def names(self) -> dict[str, str]:
         """Returns the three host names with the part of the proxy that answers each."""
@@ -141,14 +153,20 @@ def load_container_settings(environ: Mapping[str, str] | None = None) -> Contain
 def set_up(home: Home, say: Say, deal: Path = DEAL, environ: Mapping[str, str] | None = None) -> None:
     """Makes what is missing in the home and deals out to every container what it may know. May run at every start."""
     settings = load_container_settings(environ)
+    own_servers.check_choice(home, settings.own_servers())
+    # Before anything that runs is touched, and before a server that does not fit becomes the one that is used.
+    asyncio.run(_check_servers(home, settings, say, settings.own_servers()))
     home.make_folders()
     os.umask(0o077)
     lock = home.lock()
     try:
         refuse_newer_data(home)
         home.make_secrets()
-        write_urls(home, admin_url(home), nats_url(home))
-        own = certificate.check_or_make(home.secret("certificate.pem"), list(settings.names()), say)
+        write_urls(home, admin_url(home, own_servers.CA_OF_PROCESS), nats_url(home))
+        # Without our proxy nobody sees it, and one that has run out must not be in the way.
+        own = not settings.own_proxy and certificate.check_or_make(
+            home.secret("certificate.pem"), list(settings.names()), say
+        )
         write_private(home.reach, json.dumps(_reach(settings), indent=1))
         write_private(home.probes, json.dumps(_probes(home, settings), indent=1))
         for name in STAYING:
@@ -169,8 +187,9 @@ def _part_of(name: str, home: Home, settings: ContainerSettings) -> dict[str, st
     if name == "proxy":
         names = "".join(f"{host} {part}\n" for host, part in settings.names().items())
         trusted = "".join(f"{network}\n" for network in settings.trusted_proxies)
-        pem = home.secret("certificate.pem").read_text()
-        return {"certificate.pem": pem, "names.map": names, "trusted.lst": trusted}
+        pem = home.secret("certificate.pem")
+        shown = {"certificate.pem": pem.read_text()} if pem.exists() else {}
+        return {**shown, "names.map": names, "trusted.lst": trusted}
     files = secret_files(home, name)
     asked = [field.metadata["name"] for field in dataclasses.fields(settings_class(name)) if field.metadata["secret"]]
     part = {file_name(asked_for): files[asked_for].read_text() for asked_for in asked}
@@ -250,11 +269,13 @@ def monitor_url(home: Home, settings: ContainerSettings) -> str:
     return settings.nats_monitor_url or f"http://{urlsplit(nats_url(home)).hostname}:8222"
 
 
-def admin_url(home: Home) -> str:
-    """Returns the URL of PostgreSQL as the role that migrates: the agency's own server, or that of the compose file."""
-    own = home.secret("postgres-url")
-    if own.exists():
-        return own.read_text()
+def admin_url(home: Home, ca: Path | None = None) -> str:
+    """Returns the URL of PostgreSQL as the role that migrates: the agency's own server, or that of the compose file.
+
+    `ca` is where the one that connects finds the agency's certificate authority.
+    """
+    if home.secret("postgres-url").exists():
+        return own_servers.postgres_url(home, ca)
     return f"postgresql://postgres:{home.secret('postgres.password').read_text()}@postgres:5432/{DATABASE}"
 
 
@@ -268,19 +289,8 @@ def nats_url(home: Home) -> str:
 
 def keep_secret(home: Home, name: str, value: str) -> None:
     """Keeps what an operator hands over; raises HostFault when it is not what its name says."""
-    value = value.strip()
-    schemes = {"postgres-url": ("postgresql",), "nats-url": ("nats", "tls")}
-    if not value:
-        raise HostFault(f"{name}: nothing came; hand it over on standard input")
-    if name in schemes:
-        try:
-            service_url(*schemes[name])(value)
-        except ValueError as error:
-            raise HostFault(f"{name}: {error}") from None
-    elif "BEGIN CERTIFICATE" not in value:
-        raise HostFault(f"{name}: must be one or more certificates in PEM form")
+    value = own_servers.checked(name, value)
     home.make_folders()
-    home.secrets.mkdir(mode=0o700, exist_ok=True)
     write_private(home.secret(name), value)
 
 
@@ -318,7 +328,7 @@ def refuse_newer_data(home: Home) -> None:
 def migrate_in_place(home: Home, say: Say) -> None:
     """Checks both servers, makes the database and brings it up to date."""
     settings = load_container_settings()
-    asyncio.run(_check_servers(home, settings, say))
+    asyncio.run(_check_servers(home, settings, say, ("postgres", "nats")))
     url = admin_url(home)
     if not home.secret("postgres-url").exists():
         make_database(url.rpartition("/")[0] + "/postgres")
@@ -328,23 +338,25 @@ def migrate_in_place(home: Home, say: Say) -> None:
     say(f"the database is up to date ({len(applied)} steps applied)")
 
 
-async def _check_servers(home: Home, settings: ContainerSettings, say: Say) -> None:
+async def _check_servers(home: Home, settings: ContainerSettings, say: Say, servers: Collection[str]) -> None:
     async def postgres() -> None:
-        url = admin_url(home)
+        url, own = admin_url(home), home.secret("postgres-url").exists()
         # Ours is looked at through the database that is always there.
-        looked_at = url if home.secret("postgres-url").exists() else url.rpartition("/")[0] + "/postgres"
-        faults, warnings = await asyncio.to_thread(check_postgres, looked_at)
+        looked_at = url if own else url.rpartition("/")[0] + "/postgres"
+        faults, warnings = await asyncio.to_thread(check_postgres, looked_at, "postgres-url" if own else "postgres")
         for warning in warnings:
             say(f"warning: {warning}")
         if faults:
             raise HostFault("\n".join(faults))
 
     async def queue() -> None:
-        if faults := await check_nats(nats_url(home), monitor_url(home, settings)):
+        name = "nats-url" if home.secret("nats-url").exists() else "nats"
+        if faults := await check_nats(nats_url(home), monitor_url(home, settings), name):
             raise HostFault("\n".join(faults))
 
-    await patiently(postgres, say)
-    await patiently(queue, say)
+    for name, check in (("postgres", postgres), ("nats", queue)):
+        if name in servers:
+            await patiently(check, say)
 
 
 def first_agency(home: Home) -> None:
