@@ -322,6 +322,37 @@ def containers_migrate() -> None:
     steps.migrate_in_place(Home(steps.HOME), print)
 
 
+@containers.command("check-data")
+def containers_check_data() -> None:
+    """Refuse data that a newer program has written; changes nothing."""
+    from bundle import containers as steps
+    from bundle import upgrade
+
+    upgrade.refuse_newer_data(Home(steps.HOME))
+
+
+@containers.command("way-back")
+@click.argument("installed")
+def containers_way_back(installed: str) -> None:
+    """Say which version `opennotice back` leads to, and on a second line what was written since the upgrade."""
+    from bundle import containers as steps
+    from bundle import restore_point
+
+    way = steps.way_back(Home(steps.HOME), installed)
+    print(way.to.version)
+    print(restore_point.told(way.written))
+
+
+@containers.command("go-back")
+@click.argument("installed")
+@click.option("--lose-new", is_flag=True, help="Also when something was written since the upgrade.")
+def containers_go_back(installed: str, lose_new: bool) -> None:
+    """Make the database what the version before left."""
+    from bundle import containers as steps
+
+    steps.go_back(Home(steps.HOME), installed, print, lose_new=lose_new)
+
+
 @containers.command("first-agency")
 def containers_first_agency() -> None:
     """Make the first agency and its administrator, unless there is one."""

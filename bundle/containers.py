@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from bundle import certificate, own_servers
+from bundle import certificate, own_servers, upgrade
 from bundle.cache import Say
 from bundle.embedded import nats_configuration
 from bundle.first_steps import DATABASE, bring_up_to_date, make_database, make_first_agency, patiently
@@ -29,7 +29,6 @@ from bundle.processes import OWN, secret_files, settings_class, write_urls
 from bundle.program import HostFault
 from bundle.settings import SERVICES, email, http_url, load_bundle_settings
 from services.chassis.address import Network
-from services.chassis.migrate import migrations_of, services_with_tables
 from services.chassis.settings import (
     SettingsFault,
     choice,
@@ -125,6 +124,9 @@ class ContainerSettings:
     build_files: str = setting(
         "OPENNOTICE_BUILD_FILES", text(4096), "folder with mirrors and certificates for building images", default=""
     )
+    restore_point: bool = setting(
+        "OPENNOTICE_RESTORE_POINT", yes, "whether an upgrade keeps a copy of the database to go back to", default=True
+    )
     version: str = setting("OPENNOTICE_VERSION", text(100), "tag of the images", default="latest")
 
     def own_servers(self) -> list[str]:
@@ -160,7 +162,7 @@ def set_up(home: Home, say: Say, deal: Path = DEAL, environ: Mapping[str, str] |
     os.umask(0o077)
     lock = home.lock()
     try:
-        refuse_newer_data(home)
+        upgrade.refuse_newer_data(home)
         home.make_secrets()
         write_urls(home, admin_url(home, own_servers.CA_OF_PROCESS), nats_url(home))
         # Without our proxy nobody sees it, and one that has run out must not be in the way.
@@ -310,21 +312,6 @@ def take_certificate(home: Home, pem: str, say: Say, deal: Path = DEAL) -> None:
     say(f"the certificate for {', '.join(settings.names())} is in place")
 
 
-def known_migrations() -> list[str]:
-    """Returns every migration of this program as service/name."""
-    return [f"{service}/{one.name}" for service in services_with_tables() for one in migrations_of(service)]
-
-
-def refuse_newer_data(home: Home) -> None:
-    """Refuses, before anything is touched, data that a newer program has written."""
-    newer = sorted(set(read_json(home.schema).get("migrations", [])) - set(known_migrations()))
-    if newer:
-        written_by = read_json(home.schema).get("version", "a newer version")
-        raise HostFault(
-            f"the data were written by a newer OpenNotice ({written_by}, it has {newer[-1]}); start its images instead"
-        )
-
-
 def migrate_in_place(home: Home, say: Say) -> None:
     """Checks both servers, makes the database and brings it up to date."""
     settings = load_container_settings()
@@ -332,10 +319,24 @@ def migrate_in_place(home: Home, say: Say) -> None:
     url = admin_url(home)
     if not home.secret("postgres-url").exists():
         make_database(url.rpartition("/")[0] + "/postgres")
+    own = home.secret("postgres-url").exists()
+    upgrade.before_migrations(home, url, own_server=own, wanted=settings.restore_point, say=say)
     applied = bring_up_to_date(url, home)
-    # After the fact: what stands here has been applied, so that an older program is refused before it starts.
-    write_private(home.schema, json.dumps({"version": settings.version, "migrations": known_migrations()}, indent=1))
+    upgrade.after_migrations(home, settings.version)
     say(f"the database is up to date ({len(applied)} steps applied)")
+
+
+def way_back(home: Home, installed: str) -> upgrade.WayBack:
+    """Finds out where `opennotice back` leads."""
+    own = home.secret("postgres-url").exists()
+    return upgrade.way_back(home, admin_url(home), own_server=own, installed=installed)
+
+
+def go_back(home: Home, installed: str, say: Say, *, lose_new: bool) -> None:
+    """Makes the database what the version before left."""
+    own = home.secret("postgres-url").exists()
+    url, queue = admin_url(home), nats_url(home)
+    upgrade.go_back(home, url, queue, own_server=own, installed=installed, lose_new=lose_new, say=say)
 
 
 async def _check_servers(home: Home, settings: ContainerSettings, say: Say, servers: Collection[str]) -> None:

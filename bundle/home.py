@@ -63,6 +63,11 @@ class Home:
         return self.root / "schema.json"
 
     @property
+    def restore(self) -> Path:
+        """Dumps of the database as earlier versions left it."""
+        return self.root / "restore"
+
+    @property
     def admin_password(self) -> Path:
         """The first administrator's password, when it was made here."""
         return self.root / "admin-password"
