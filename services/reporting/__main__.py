@@ -77,13 +77,14 @@ async def wire(process: Process) -> None:
     assert isinstance(settings, Settings)
     serve = await process.database(settings.serve_database_url)
     ingest = await process.database(settings.ingest_database_url, most=6)
+    directory = await process.database(settings.directory_database_url, most=2)
     await process.schema(serve, SCHEMA)
     bus = process.bus(settings.nats_url, streams=["ENRICHMENT", "LINK"])
     link = link_pb2_grpc.LinkServiceStub(process.channel(settings.link_address))
     read_events(process, ingest, bus, link)
     watchers = Watchers(bus, ARRIVED_SUBJECT)
     service = ReportingService(
-        process, serve, Pages(settings.paging_key), watchers, process.channel(settings.auth_address)
+        process, serve, directory, Pages(settings.paging_key), watchers, process.channel(settings.auth_address)
     )
     process.add_servicer(
         reporting_pb2_grpc.add_ReportingServiceServicer_to_server,

@@ -4,6 +4,7 @@ import time
 import zoneinfo
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +26,11 @@ from services.chassis.errors import (
     NotFound,
     ResourceExhausted,
     Unavailable,
+    invalid,
 )
 from services.chassis.identity import Caller, caller
 from services.chassis.interceptors import still_valid
-from services.chassis.names import new_id, parse_name
+from services.chassis.names import new_id, parse_name, parse_uuid
 from services.chassis.paging import Pages, page_size, scope_of
 from services.chassis.postgres import Connection, Database
 from services.chassis.serve import Process
@@ -59,6 +61,8 @@ _AUDIT_SECONDS = 5.0
 _CREDENTIAL_SECONDS = 2.0
 _SIGN_OF_LIFE_SECONDS = 10.0
 _DETAIL_LIMIT = 500
+_MOST_DIGESTS = 10_000
+_MOST_LOOKED_FOR = 5_000
 
 _GROUPS = {
     reporting_pb2.SUMMARY_KEY_DAY: "day",
@@ -170,10 +174,18 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
     """Answers who opened what, when and how."""
 
     def __init__(
-        self, process: Process, database: Database, pages: Pages, watchers: Watchers, auth: grpc.aio.Channel
+        self,
+        process: Process,
+        database: Database,
+        directory: Database,
+        pages: Pages,
+        watchers: Watchers,
+        auth: grpc.aio.Channel,
     ) -> None:
+        """`directory` sees the keys of all agencies' opens and nothing else."""
         self._process = process
         self._database = database
+        self._directory = directory
         self._pages = pages
         self._watchers = watchers
         self._auth = auth_pb2_grpc.AuthServiceStub(auth)
@@ -353,6 +365,48 @@ class ReportingService(reporting_pb2_grpc.ReportingServiceServicer):
         except grpc.aio.AioRpcError as error:
             _LOG.error("an export was refused because it could not be audited", code=error.code().name)
             raise Unavailable("AUDIT_AWAY", "the audit log cannot be written now; nothing was exported") from error
+
+    async def DigestOpens(
+        self, request: reporting_pb2.DigestOpensRequest, context: grpc.aio.ServicerContext
+    ) -> reporting_pb2.DigestOpensResponse:
+        """Counts and digests the opens of all agencies by stretches of time."""
+        faults = Faults()
+        start = clock.checked(request.start_time, "start_time", faults)
+        end = clock.checked(request.end_time, "end_time", faults)
+        stretch = timedelta(seconds=request.stretch_seconds)
+        if not timedelta(seconds=1) <= stretch <= timedelta(days=1):
+            faults.add("stretch_seconds", "must be from 1 to 86400")
+        elif start and end and (end - start) / stretch > _MOST_DIGESTS:
+            faults.add("stretch_seconds", f"the range has more than {_MOST_DIGESTS} stretches of this length")
+        faults.stop()
+        assert start is not None
+        assert end is not None
+        async with self._directory.transaction() as conn:
+            rows = await store.digests(conn, start, end, stretch)
+        told = [
+            reporting_pb2.OpensDigest(start_time=clock.to_proto(begin), open_count=count, digest=digest)
+            for begin, count, digest in rows
+        ]
+        return reporting_pb2.DigestOpensResponse(digests=told)
+
+    async def FindMissingOpens(
+        self, request: reporting_pb2.FindMissingOpensRequest, context: grpc.aio.ServicerContext
+    ) -> reporting_pb2.FindMissingOpensResponse:
+        """Returns those opens that the report does not have."""
+        if len(request.open_ids) > _MOST_LOOKED_FOR:
+            raise invalid("open_ids", f"at most {_MOST_LOOKED_FOR}")
+        keys: list[Key] = []
+        for text in request.open_ids:
+            open_id = parse_uuid(text)
+            key = key_of(open_id) if open_id else None
+            if key is None:
+                raise invalid("open_ids", "each must be a UUIDv7")
+            keys.append(key)
+        async with self._directory.transaction() as conn:
+            missing = await store.missing(conn, keys)
+        return reporting_pb2.FindMissingOpensResponse(
+            open_ids=[str(key.open_id) for key in keys if key.open_id in missing]
+        )
 
     def _after(self, scope: str, token: str, field: str) -> Key | None:
         values = self._pages.decode(scope, token, field)

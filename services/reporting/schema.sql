@@ -392,6 +392,8 @@ CREATE POLICY opens_default_ingest ON reporting.opens_default FOR SELECT TO repo
 
 CREATE POLICY opens_default_owner ON reporting.opens_default TO reporting_owner USING (true) WITH CHECK (true);
 
+CREATE POLICY opens_directory ON reporting.opens FOR SELECT TO reporting_directory USING (true);
+
 CREATE POLICY opens_ingest ON reporting.opens TO reporting_ingest USING (true) WITH CHECK (true);
 
 CREATE POLICY opens_serve ON reporting.opens FOR SELECT TO reporting_serve USING ((agency_id = (NULLIF(current_setting('app.agency'::text, true), ''::text))::uuid));
@@ -445,6 +447,10 @@ GRANT SELECT,INSERT ON TABLE reporting.networks TO reporting_ingest;
 
 GRANT SELECT ON TABLE reporting.opens TO reporting_serve;
 GRANT SELECT,INSERT,UPDATE ON TABLE reporting.opens TO reporting_ingest;
+
+GRANT SELECT(opened_at) ON TABLE reporting.opens TO reporting_directory;
+
+GRANT SELECT(open_id) ON TABLE reporting.opens TO reporting_directory;
 
 GRANT SELECT ON TABLE reporting.opens_default TO reporting_ingest;
 

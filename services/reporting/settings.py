@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.chassis.settings import Address, StoreSettings, address, setting
+from services.chassis.settings import Address, StoreSettings, address, service_url, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,4 +17,10 @@ class Settings(StoreSettings):
     )
     link_address: Address = setting(
         "OPENNOTICE_LINK_GRPC_ADDRESS", address, "where link answers gRPC", default=Address("127.0.0.1", 50052)
+    )
+    directory_database_url: str = setting(
+        "OPENNOTICE_DIRECTORY_DATABASE_URL",
+        service_url("postgresql"),
+        "PostgreSQL as the role that sees which opens there are, of every agency, and nothing of them",
+        secret=True,
     )

@@ -7,7 +7,7 @@ to a stranger.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -310,3 +310,36 @@ async def count_by(
     rows = await cursor.fetchall()
     groups = [Group(value, display_name, count) for value, display_name, count, _ in rows if value is not None]
     return groups, rows[0][3] if rows else 0
+
+
+async def digests(
+    conn: Connection, start: datetime, end: datetime, stretch: timedelta
+) -> list[tuple[datetime, int, int]]:
+    """Returns first instant, count and digest of each stretch that holds opens, over all agencies."""
+    cursor = await conn.execute(
+        """
+        select date_bin(%s, opened_at, 'epoch') as stretch, count(*), bit_xor(uuid_hash_extended(open_id, 0))
+        from reporting.opens
+        where opened_at >= %s and opened_at < %s
+        group by stretch
+        order by stretch
+        """,
+        (stretch, start, end),
+    )
+    return await cursor.fetchall()
+
+
+async def missing(conn: Connection, keys: Sequence[Key]) -> set[UUID]:
+    """Returns the ids of those opens that are not there, over all agencies."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute(
+        """
+        select wanted.open_id
+        from unnest(%b::timestamptz[], %b::uuid[]) as wanted (opened_at, open_id)
+        where not exists (
+          select from reporting.opens o where o.opened_at = wanted.opened_at and o.open_id = wanted.open_id
+        )
+        """,
+        ([key.opened_at for key in keys], [key.open_id for key in keys]),
+    )
+    return set(await cursor.fetchall())

@@ -7,6 +7,7 @@ import asyncio
 import socket
 
 from opennotice.link.v1 import link_pb2_grpc
+from opennotice.reporting.v1 import reporting_pb2_grpc
 from opennotice.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 
 from services.chassis import clock
@@ -20,6 +21,7 @@ from services.tracking.directory import Directory
 from services.tracking.edge import Edge
 from services.tracking.events import DirectoryFeed, Resolver
 from services.tracking.mover import Mover
+from services.tracking.reconciler import Reconciler
 from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, Recorder
 from services.tracking.request import AddressRule, HostRule
 from services.tracking.rpc import TrackingService
@@ -86,12 +88,15 @@ async def wire(process: Process) -> None:
 
     mover = Mover(recorder, Writer(settings.ingest_database_url, PACK_SUBJECT, PACK_TYPE), DeadLetters(ingest, SCHEMA))
     upkeep = Upkeep(ingest)
+    reporting = reporting_pb2_grpc.ReportingServiceStub(process.channel(settings.reporting_address))
+    reconciler = Reconciler(ingest, bus, reporting, process.as_process, relay.wake)
     process.add_loop("bus", bus.run)
     process.add_loop("directory", feed.run)
     process.add_loop("relay", relay.run)
     process.add_loop("mover", mover.run)
     process.add_loop("spool-probe", mover.probe)
     process.add_loop("upkeep", upkeep.run)
+    process.add_loop("reconciler", reconciler.run)
     process.add_check("opens", recorder.check)
 
     service = TrackingService(

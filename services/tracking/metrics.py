@@ -22,3 +22,14 @@ DIRECTORY_REVISION = Gauge("opennotice_directory_revision", "Everything up to th
 DIRECTORY_STALE = Gauge("opennotice_directory_stale", "1 while the copy may be out of date")
 DIRECTORY_AGE = Gauge("opennotice_directory_unconfirmed_seconds", "Since the copy was last known to be complete")
 ASTRAY = Gauge("opennotice_opens_without_month", "Opens in the default partition; should be 0, counted up to 1,000")
+RECONCILED_UNTIL = Gauge(
+    "opennotice_reconciled_until_seconds", "Opens up to this time were compared with the report (seconds since 1970)"
+)
+HISTORY_COMPARED = Gauge(
+    "opennotice_history_compared_seconds", "When all older opens had been compared once more (seconds since 1970)"
+)
+MISSING = Gauge("opennotice_missing_opens", "Opens on record that the last round did not find in the report")
+PUBLISHED_AGAIN = Counter("opennotice_opens_published_again_total", "Opens that the reconciler published again")
+WITHOUT_RECORD = Counter(
+    "opennotice_opens_without_record_total", "Opens of the report that are not on record here; should be 0"
+)

@@ -31,6 +31,12 @@ class Settings(StoreSettings):
     link_address: Address = setting(
         "OPENNOTICE_LINK_GRPC_ADDRESS", address, "where link answers gRPC", default=Address("127.0.0.1", 50052)
     )
+    reporting_address: Address = setting(
+        "OPENNOTICE_REPORTING_GRPC_ADDRESS",
+        address,
+        "where reporting answers gRPC; the reconciler asks it what is missing",
+        default=Address("127.0.0.1", 50055),
+    )
     data_dir: Path = setting(
         "OPENNOTICE_DATA_DIR", folder, "folder on a durable volume of this process: copy of the directory, and spool"
     )

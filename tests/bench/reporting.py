@@ -138,7 +138,7 @@ def environment(ring: Keyring, admin_url: str, name: str, ports: dict[str, int])
         found[f"OPENNOTICE_{use.upper()}_DATABASE_URL"] = url
     unknown = {
         "auth": {"OPENNOTICE_REPORTING_GRPC_BIND", "OPENNOTICE_AUTH_GRPC_ADDRESS"},
-        "reporting": {"OPENNOTICE_AUTH_GRPC_BIND", "OPENNOTICE_DIRECTORY_DATABASE_URL"},
+        "reporting": {"OPENNOTICE_AUTH_GRPC_BIND"},
     }
     return {key: value for key, value in found.items() if key not in unknown[name]}
 

@@ -217,7 +217,12 @@ async def _build(
         auth_address=addresses["auth"],
         token_keys=parse_keys(secrets.token_urlsafe(32)),
     )
-    reporting = ReportingSettings(**stored("reporting"), auth_address=addresses["auth"], link_address=addresses["link"])
+    reporting = ReportingSettings(
+        **stored("reporting"),
+        directory_database_url=database.url("reporting", "directory"),
+        auth_address=addresses["auth"],
+        link_address=addresses["link"],
+    )
     for service, settings, wire in (
         ("auth", auth, auth_main.wire),
         ("link", link, link_main.wire),

@@ -200,6 +200,7 @@ async def start_reporting(
             **settings_of("reporting", database, nats_url, keyring),
             auth_address=auth_address,
             link_address=link_address,
+            directory_database_url=database.url("reporting", "directory"),
         )
         process = Process("reporting", settings)
         await reporting_main.wire(process)

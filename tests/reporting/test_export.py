@@ -185,6 +185,7 @@ async def test_without_an_audit_log_no_row_leaves(
         **settings_of("reporting", database, nats_url, keyring),
         auth_address=free_address(),
         link_address=free_address(),
+        directory_database_url=database.url("reporting", "directory"),
     )
     process = Process("reporting", settings)
     await reporting_main.wire(process)

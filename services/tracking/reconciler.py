@@ -1,0 +1,253 @@
+"""The reconciler: finds opens that are on record here and not in the report, and publishes them again.
+
+PostgreSQL is the truth and NATS is movement: when its volume is lost, a reader acknowledged what it did not store, or
+somebody deletes rows of the report, nothing else would notice. Both sides digest the ids of the opens of each stretch
+of time; where the digests differ the ids themselves are compared. What became old enough since the last look is
+compared at once, all that is older in turn, for as long as a round may take.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from nats.js.errors import NotFoundError
+from opennotice.enrichment.v1 import events_pb2 as enrichment_pb2
+from opennotice.reporting.v1 import reporting_pb2
+from opennotice.tracking.v1 import events_pb2
+
+from services.chassis import log, outbox
+from services.chassis.bus import Bus, subject_for
+from services.chassis.clock import from_proto, to_proto
+from services.chassis.names import new_id
+from services.chassis.postgres import Connection, Database
+from services.tracking import metrics
+from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK
+from services.tracking.store import opens as store
+from services.tracking.store.opens import RawOpen
+
+_LOG = log.get(__name__)
+
+SCHEMA = "tracking"
+# Through which readers an open passes on its way to the report.
+WAY = (
+    ("TRACKING", "enrichment-opens-recorded-v1", subject_for(events_pb2.OpensRecorded.DESCRIPTOR)),
+    ("ENRICHMENT", "reporting-opens-enriched-v1", subject_for(enrichment_pb2.OpensEnriched.DESCRIPTOR)),
+)
+ROUND_SECONDS = 30.0
+# How long an open may take to the report before anybody asks.
+SETTLED_AFTER = timedelta(minutes=2)
+# What went through a queue a little before its oldest waiting event may itself still be on the way.
+_MARGIN = timedelta(seconds=30)
+_MINUTE = timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
+_LONGEST_LOOK = timedelta(days=31)
+_BACK_AT_START = timedelta(hours=1)
+# What a round spends on what is older, and what one look may take before the next one is made shorter.
+_HISTORY_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
+_IDS_AT_ONCE = 5_000
+_CALL_SECONDS = 20.0
+# After which published-again opens are looked at as lost causes for a while: something keeps refusing them.
+_PAUSES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1))
+_MOST_REMEMBERED = 100_000
+_FIRST_ID = UUID(int=0)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of time."""
+
+    start: datetime
+    end: datetime
+
+
+class Reconciler:
+    """Compares what is on record with what is in the report."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        reporting: Any,
+        as_process: Callable[[], tuple[tuple[str, str], ...]],
+        wake: Callable[[], None],
+    ) -> None:
+        """`reporting` is a stub of ReportingService; `wake` tells the relay that there are packs."""
+        self._database = database
+        self._bus = bus
+        self._reporting = reporting
+        self._as_process = as_process
+        self._wake = wake
+        self._compared_until: datetime | None = None
+        self._history_at: datetime | None = None
+        self._look = _HOUR
+        # How often each was published again, and when that may happen once more.
+        self._again: dict[UUID, tuple[int, datetime]] = {}
+        self.missing = 0
+
+    async def run(self) -> None:
+        """Goes on for ever; raises when PostgreSQL, NATS or reporting is away, and is started again."""
+        while True:
+            await self._bus.connected()
+            await self.round()
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def round(self) -> None:
+        """Looks once: at what is old enough since the last round, then at some of what is older."""
+        async with self._database.transaction() as conn:
+            # One of several tracking processes does it, for all.
+            if not await store.alone(conn, "tracking.reconciler"):
+                return
+            settled = await self._settled_before(conn)
+            self._forget(settled)
+            until = _floor(settled, _MINUTE)
+            since = self._compared_until or until - _BACK_AT_START
+            found = 0
+            for part in _parts(since, until, _HOUR):
+                found += await self._compare(conn, part, _MINUTE, settled)
+            self._compared_until = max(since, until)
+            metrics.RECONCILED_UNTIL.set(self._compared_until.timestamp())
+            found += await self._look_back(conn, since, settled)
+        self.missing = found
+        metrics.MISSING.set(found)
+
+    async def _settled_before(self, conn: Connection) -> datetime:
+        """Returns until when opens were committed that should be in the report by now: nothing older is on the way."""
+        now, waiting = await store.unpublished_since(conn)
+        oldest = [now - SETTLED_AFTER]
+        if waiting is not None:
+            oldest.append(waiting - _MARGIN)
+        for stream, durable, subject in WAY:
+            if (since := await self._unread_since(stream, durable, subject)) is not None:
+                oldest.append(since - _MARGIN)
+        return min(oldest)
+
+    async def _unread_since(self, stream: str, durable: str, subject: str) -> datetime | None:
+        """Returns when the oldest event was published that a reader has not taken in; None when it has all."""
+        try:
+            info = await self._bus.js.consumer_info(stream, durable)
+            if not info.num_pending and not info.num_ack_pending:
+                return None
+            taken = info.ack_floor.stream_seq if info.ack_floor else 0
+            first = await self._bus.js.get_msg(stream, taken + 1, subject=subject, next=True)
+        except NotFoundError:
+            # No reader yet, or the event went meanwhile.
+            return None
+        return first.time
+
+    async def _look_back(self, conn: Connection, before: datetime, settled: datetime) -> int:
+        """Compares some of what is older than `before`, beginning anew when the end is reached."""
+        found = 0
+        end_of_round = time.monotonic() + _HISTORY_SECONDS
+        while time.monotonic() < end_of_round:
+            first = await store.next_open_at(conn, self._history_at or datetime(1970, 1, 1, tzinfo=UTC))
+            if first is None or first >= before:
+                # Everything there is was looked at.
+                self._history_at = None
+                metrics.HISTORY_COMPARED.set_to_current_time()
+                break
+            part = Stretch(_floor(first, _HOUR), min(_floor(first, _HOUR) + self._look, before))
+            began = time.monotonic()
+            found += await self._compare(conn, part, _MINUTE if self._look <= timedelta(hours=6) else _HOUR, settled)
+            self._history_at = part.end
+            took = time.monotonic() - began
+            if took < _LOOK_SECONDS / 4:
+                self._look = min(self._look * 2, _LONGEST_LOOK)
+            elif took > _LOOK_SECONDS:
+                self._look = max(self._look / 2, _HOUR)
+        return found
+
+    async def _compare(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> int:
+        """Compares a part by digests; returns how many opens were missing."""
+        request = reporting_pb2.DigestOpensRequest(
+            start_time=to_proto(part.start),
+            end_time=to_proto(part.end),
+            stretch_seconds=int(stretch.total_seconds()),
+        )
+        answer = await self._call("DigestOpens", request)
+        theirs = {from_proto(one.start_time): (one.open_count, one.digest) for one in answer.digests}
+        # After the report's: whatever came in between is then on record here and not the other way round.
+        ours = await store.digests(conn, part.start, part.end, stretch)
+        found = 0
+        for start in sorted(ours.keys() | theirs.keys()):
+            here, there = ours.get(start, (0, 0)), theirs.get(start, (0, 0))
+            if here == there:
+                continue
+            inner = Stretch(max(start, part.start), min(start + stretch, part.end))
+            if stretch > _MINUTE:
+                found += await self._compare(conn, inner, _MINUTE, settled)
+            else:
+                missing = await self._compare_ids(conn, inner, settled)
+                found += missing
+                if there[0] > here[0] - missing:
+                    metrics.WITHOUT_RECORD.inc(there[0] - here[0] + missing)
+                    _LOG.error("the report has opens that are not on record", start=inner.start, end=inner.end)
+        return found
+
+    async def _compare_ids(self, conn: Connection, part: Stretch, settled: datetime) -> int:
+        """Compares a part open by open and publishes again what is missing; returns how many were."""
+        found, after = 0, _FIRST_ID
+        while ids := await store.ids_after(conn, part.start, part.end, settled, after, _IDS_AT_ONCE):
+            after = ids[-1]
+            request = reporting_pb2.FindMissingOpensRequest(open_ids=[str(one) for one in ids])
+            answer = await self._call("FindMissingOpens", request)
+            missing = [UUID(text) for text in answer.open_ids]
+            found += len(missing)
+            await self._publish_again(conn, missing)
+        return found
+
+    async def _publish_again(self, conn: Connection, missing: Sequence[UUID]) -> None:
+        now = datetime.now(UTC)
+        due = [one for one in missing if self._again.get(one, (0, now))[1] <= now]
+        if stuck := sum(1 for one in missing if self._again.get(one, (0, now))[0] >= len(_PAUSES)):
+            _LOG.error("opens do not reach the report although they were published again", count=stuck)
+        if not due:
+            return
+        for pack in _packs(await store.opens_by_id(conn, due)):
+            batch_id = new_id()
+            message = events_pb2.OpensRecorded(batch_id=str(batch_id))
+            for raw in pack:
+                message.opens.add().MergeFromString(raw.record)
+            await outbox.add(conn, SCHEMA, message, batch_id)
+        for one in due:
+            times = self._again.get(one, (0, now))[0] + 1
+            self._again[one] = (times, now + _PAUSES[min(times, len(_PAUSES)) - 1])
+        metrics.PUBLISHED_AGAIN.inc(len(due))
+        _LOG.warning("opens were missing from the report and are published again", count=len(due))
+        self._wake()
+
+    def _forget(self, now: datetime) -> None:
+        """Forgets opens that were published again long ago: they have arrived, or will be found once more."""
+        self._again = {one: entry for one, entry in self._again.items() if entry[1] > now - 2 * _PAUSES[-1]}
+        if len(self._again) > _MOST_REMEMBERED:
+            self._again.clear()
+
+    async def _call(self, method: str, request: Any) -> Any:
+        return await getattr(self._reporting, method)(request, metadata=self._as_process(), timeout=_CALL_SECONDS)
+
+
+def _floor(moment: datetime, step: timedelta) -> datetime:
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % step
+
+
+def _parts(start: datetime, end: datetime, length: timedelta) -> Iterator[Stretch]:
+    while start < end:
+        yield Stretch(start, min(start + length, end))
+        start += length
+
+
+def _packs(opens: Iterable[RawOpen]) -> Iterator[list[RawOpen]]:
+    pack: list[RawOpen] = []
+    size = 0
+    for raw in opens:
+        if pack and (len(pack) == OPENS_IN_A_PACK or size + len(raw.record) + 8 > BYTES_IN_A_PACK):
+            yield pack
+            pack, size = [], 0
+        pack.append(raw)
+        size += len(raw.record) + 8
+    if pack:
+        yield pack
