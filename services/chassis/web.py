@@ -1,5 +1,6 @@
 """Serving ASGI inside a running process, next to gRPC and the loops."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,28 @@ import uvicorn
 
 
 class WebServer(uvicorn.Server):
-    """uvicorn that leaves signals to the process it runs in."""
+    """uvicorn that leaves signals to the process it runs in, and sleeps while nobody asks."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._exit_asked = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it was told to end."""
+        return self._exit_asked.is_set()
+
+    @should_exit.setter
+    def should_exit(self, asked: bool) -> None:
+        if asked:
+            self._exit_asked.set()
+
+    async def main_loop(self) -> None:
+        """Keeps the Date of answers current. The original looks ten times a second whether it has to end."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._exit_asked.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
