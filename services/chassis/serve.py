@@ -25,7 +25,7 @@ from services.chassis.access import Rule, rules_of
 from services.chassis.bus import Bus
 from services.chassis.errors import from_rpc_error
 from services.chassis.identity import IDENTITY_METADATA, Checker, Exchange, Exchanger, Signer
-from services.chassis.interceptors import Frame
+from services.chassis.interceptors import LIBRARY_CALLS, LIBRARY_STREAMS, Frame
 from services.chassis.postgres import Database
 from services.chassis.settings import Address, ServiceSettings
 from services.chassis.web import WebServer, listening_socket, web_server
@@ -163,9 +163,10 @@ class Process:
         rules: dict[str, Rule] = {}
         for _, _, descriptor in self._servicers:
             rules |= rules_of(descriptor)
+        exchanger = Exchanger(exchange, self.checker)
         server = grpc.aio.server(
-            interceptors=[Frame(rules, self.checker, Exchanger(exchange, self.checker))],
-            maximum_concurrent_rpcs=_CALLS_AT_ONCE,
+            interceptors=[Frame(rules, self.checker, exchanger, self.settings.trusted_proxies)],
+            maximum_concurrent_rpcs=_CALLS_AT_ONCE + LIBRARY_CALLS + LIBRARY_STREAMS,
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
                 ("grpc.max_metadata_size", METADATA_LIMIT_BYTES),

@@ -252,6 +252,9 @@ def key_text(value: str) -> str:
     return value
 
 
+_NOBODY: tuple[Network, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings:
     """What every service needs. Subclasses add `grpc_bind` and their own."""
@@ -267,6 +270,12 @@ class ServiceSettings:
     )
     log_level: str = setting(
         "OPENNOTICE_LOG_LEVEL", choice("debug", "info", "warning", "error"), "how much is logged", default="info"
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        "OPENNOTICE_TRUSTED_PROXIES",
+        cidrs,
+        "proxies whose X-Forwarded-For is believed; none: the socket's address counts",
+        default=_NOBODY,
     )
 
 

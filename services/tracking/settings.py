@@ -3,19 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.chassis.address import Network
 from services.chassis.settings import (
     Address,
     StoreSettings,
     address,
-    cidrs,
     folder,
     setting,
     web_url,
     whole,
 )
-
-_NOBODY: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +50,4 @@ class Settings(StoreSettings):
         web_url,
         "what links begin with; only its host is answered",
         default="http://127.0.0.1:8080",
-    )
-    trusted_proxies: tuple[Network, ...] = setting(
-        "OPENNOTICE_TRUSTED_PROXIES",
-        cidrs,
-        "proxies whose X-Forwarded-For is believed; none: the socket's address counts",
-        default=_NOBODY,
     )

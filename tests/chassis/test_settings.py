@@ -1,11 +1,13 @@
 """Settings are read strictly: every fault at once, the name told, never the value."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bundle.processes import settings_class
 from services.chassis import settings
 from services.chassis.settings import Address, SettingsFault, load, setting
 
@@ -118,3 +120,9 @@ def test_a_broken_secret_file_is_one_clear_fault(tmp_path: Path, case: str) -> N
         load(Sample, environ)
     assert len(caught.value.faults) == 1
     assert caught.value.faults[0].startswith("OPENNOTICE_KEY "), "E04"
+
+
+@pytest.mark.parametrize("process", ["gateway", "auth", "link", "tracking", "enrichment", "reporting"])
+def test_every_process_is_told_of_proxies_in_the_same_words(process: str) -> None:
+    named = {field.metadata["name"]: field.metadata["parse"] for field in dataclasses.fields(settings_class(process))}
+    assert named["OPENNOTICE_TRUSTED_PROXIES"] is settings.cidrs
