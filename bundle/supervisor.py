@@ -18,6 +18,8 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _STEADY_SECONDS = 30.0
 # One that says its settings are wrong will say so again.
 SETTINGS_EXIT = 2
+# How often a process that is ready is asked again. One that ends is noticed at once; this finds one that hangs.
+_LOOK_SECONDS = 5.0
 _LONGEST_LINE = 256 * 1024
 
 
@@ -186,7 +188,7 @@ class Supervisor:
                 child.ready.set()
             elif child.state == "ready":
                 self._change(child, "failed")
-            await asyncio.sleep(1.0 if ready else 0.1)
+            await asyncio.sleep(_LOOK_SECONDS if ready else 0.1)
 
     def _change(self, child: Child, state: str) -> None:
         before, child.state = child.state, state
