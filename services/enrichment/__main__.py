@@ -1,9 +1,12 @@
 """Starts enrichment: constructs everything and hands it to the frame."""
 
+import os
+from pathlib import Path
+
 from opennotice.auth.v1 import auth_pb2_grpc
 from opennotice.enrichment.v1 import enrichment_pb2, enrichment_pb2_grpc
 
-from services.chassis import clock
+from services.chassis import clock, log
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.serve import Process, StartFault, answers, run
 from services.chassis.settings import load_or_exit
@@ -13,6 +16,17 @@ from services.enrichment.data_files import DataFolder
 from services.enrichment.events import SCHEMA, Again, AgencyChanges, Explainer, OpenPacks, fetch_from_auth
 from services.enrichment.rpc import EnrichmentService
 from services.enrichment.settings import Settings
+
+_LOG = log.get(__name__)
+
+
+def tell_of_folder(folder: Path | None) -> None:
+    """Says why a folder that was given holds no IP data; opens go on without, and it is looked at again."""
+    try:
+        if folder is not None:
+            os.listdir(folder)
+    except OSError as error:
+        _LOG.error("OPENNOTICE_IP_DATA_DIR cannot be read; opens go on without IP data", problem=error.strerror)
 
 
 async def wire(process: Process) -> None:
@@ -27,6 +41,7 @@ async def wire(process: Process) -> None:
         raise StartFault(str(fault)) from fault
     serve = await process.database(settings.serve_database_url, most=4)
     ingest = await process.database(settings.ingest_database_url)
+    tell_of_folder(settings.ip_data_dir)
     folder = DataFolder(settings.ip_data_dir, settings.ip_data_most_mib << 20, table)
     # Before the first open is read, so that a restart does not explain any of them without data that are there.
     await folder.refresh(clock.now())

@@ -17,6 +17,7 @@ from services.chassis.outbox import Relay
 from services.chassis.serve import Process, StartFault, run
 from services.chassis.settings import load_or_exit
 from services.chassis.web import listening_socket
+from services.tracking import folder
 from services.tracking.directory import Directory
 from services.tracking.edge import Edge
 from services.tracking.events import DirectoryFeed, Resolver
@@ -50,10 +51,7 @@ async def wire(process: Process) -> None:
     """Builds the service."""
     settings = process.settings
     assert isinstance(settings, Settings)
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartFault(f"OPENNOTICE_DATA_DIR cannot be used: {error.strerror}") from None
+    await folder.take(settings.data_dir)
     listener = public_socket(settings)
 
     ingest = await process.database(settings.ingest_database_url, most=4)

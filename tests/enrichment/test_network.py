@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.enrichment import __main__ as enrichment
 from services.enrichment import network
 from services.enrichment.data_files import DataFolder, Lookup
 from services.enrichment.network import Holder, NetworkList, Origin, Place
@@ -483,3 +484,33 @@ def test_a_list_of_networks_knows_what_is_inside(address: str, inside: bool) -> 
     assert (parsed in listed) is inside
     assert bool(listed)
     assert not NetworkList([])
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        pytest.param("nothing", "No such file or directory", id="M01 missing"),
+        pytest.param("file", "Not a directory", id="M01 a file"),
+        pytest.param("closed", "Permission denied", id="E13 not readable"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, problem: str
+) -> None:
+    folder = tmp_path / "data"
+    if made == "file":
+        folder.touch()
+    elif made == "closed":
+        folder.mkdir(mode=0)
+    root = os.geteuid() == 0
+    if root and made == "closed":
+        os.seteuid(65534)
+    try:
+        enrichment.tell_of_folder(folder)
+    finally:
+        if root:
+            os.seteuid(0)
+    told = "".join(capsys.readouterr()).splitlines()
+    assert len(told) == 1
+    assert "OPENNOTICE_IP_DATA_DIR cannot be read" in told[0]
+    assert problem in told[0]
