@@ -34,6 +34,8 @@ _LOG = log.get(__name__)
 MESSAGE_LIMIT_BYTES = 256 * 1024
 METADATA_LIMIT_BYTES = 8 * 1024
 _CALLS_AT_ONCE = 200
+# A connection that has not begun to speak HTTP/2 by then is closed.
+GREETING_MILLISECONDS = 10_000
 _DRAIN_SECONDS = 8.0
 _BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -173,6 +175,7 @@ class Process:
                 ("grpc.absolute_max_metadata_size", 2 * METADATA_LIMIT_BYTES),
                 # Else a stray second process would take half of the calls without a word.
                 ("grpc.so_reuseport", 0),
+                ("grpc.server_handshake_timeout_ms", GREETING_MILLISECONDS),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )

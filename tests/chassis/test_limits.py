@@ -15,10 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opennotice.link.v1 import link_pb2, link_pb2_grpc
 from opennotice.reporting.v1 import reporting_pb2, reporting_pb2_grpc
 
-from services.chassis import errors, interceptors
+from services.chassis import errors, interceptors, serve
 from services.chassis.identity import caller
 from tests import cast
-from tests.fix_rpc import Keyring, MakeProcess, ServeRpc
+from tests.fix_rpc import Keyring, MakeProcess, ServeRpc, free_address
 
 LINK = link_pb2.DESCRIPTOR.services_by_name["LinkService"]
 REPORTING = reporting_pb2.DESCRIPTOR.services_by_name["ReportingService"]
@@ -292,6 +292,23 @@ async def test_a_reader_who_never_reads_is_cut_off_at_the_limit(
         while (ended := await first_of(call)) == "OK":
             pass
     assert ended == "DEADLINE_EXCEEDED"
+
+
+async def test_a_connection_that_says_nothing_is_closed(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "GREETING_MILLISECONDS", 300)
+    process, bind = await make_process("link"), free_address()
+    process.add_servicer(link_pb2_grpc.add_LinkServiceServicer_to_server, Links(), LINK)
+    await process.serve_calls(bind, no_exchange)
+    reader, writer = await asyncio.open_connection(bind.host, bind.port)
+    async with asyncio.timeout(10):
+        await reader.read()
+    writer.close()
+
+
+async def no_exchange(_credential: str, _source_address: str) -> str:
+    raise errors.Unauthenticated("CREDENTIAL_UNKNOWN", "the credential is not known")
 
 
 async def test_keys_that_nobody_issued_leave_places_to_known_callers(
