@@ -152,7 +152,7 @@ def _made(names: Sequence[str]) -> str:
         .not_valid_after(now + timedelta(days=_DAYS))
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        # Clients that hold even a certificate they were told to trust against RFC 5280, as Python 3.13 does, ask for both.
+        # Clients that hold what they were told to trust against RFC 5280, as Python 3.13 does, ask for both.
         .add_extension(USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
