@@ -53,6 +53,10 @@ down: ## Stop the containers; all data stay
 cli: ## Use the command inside the containers: make cli ARGS="user list"
 	@deploy/opennotice $(ARGS)
 
+.PHONY: bundle
+bundle: ## Write one file that installs the containers where no registry answers
+	@deploy/bundle
+
 .PHONY: images
 images: ## Build the container images; needs no registry
 	@deploy/images
@@ -103,7 +107,7 @@ schema: .state/dev .state/stubs-dev ## Write each service's schema.sql from its 
 
 .PHONY: clean
 clean: ## Remove what was built here; data in var/ stay
-	rm -rf .state .venv .pytest_cache .mypy_cache .ruff_cache test-results build *.egg-info
+	rm -rf .state .venv .pytest_cache .mypy_cache .ruff_cache test-results build dist *.egg-info
 	rm -rf admin_ui/node_modules admin_ui/static/vendor
 	find proto -name '*_pb2*.py*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
