@@ -187,7 +187,7 @@ class _Outcome:
         self.method = method
         self.context = context
         self.began = time.monotonic()
-        self.is_asked = False
+        self.waits_for_message = False
 
     async def fail(self, error: BaseException) -> None:
         """Ends the call with the status of an error; never returns."""
@@ -197,7 +197,7 @@ class _Outcome:
             self.log("CANCELLED")
             raise error
         if isinstance(error, TimeoutError):
-            if not self.is_asked and time.monotonic() - self.began >= MESSAGE_SECONDS:
+            if self.waits_for_message:
                 error = DeadlineExceeded("MESSAGE_LATE", f"no message came within {MESSAGE_SECONDS:g} seconds")
             else:
                 error = DeadlineExceeded("DEADLINE_EXCEEDED", "the call took longer than its deadline")
@@ -275,11 +275,12 @@ async def _under_way(
     outcome = _Outcome(method, context)
     limit = _remaining(context, STREAM_LIMIT_SECONDS if handler.response_streaming else UNARY_LIMIT_SECONDS)
     ends = asyncio.get_running_loop().time() + limit
+    outcome.waits_for_message = limit > MESSAGE_SECONDS
     try:
         async with asyncio.timeout_at(ends - max(0.0, limit - MESSAGE_SECONDS)) as clock:
             await frame.enter(method, rule, context, streaming=handler.request_streaming or handler.response_streaming)
             request = _readable_each(requests) if handler.request_streaming else await _only_message(context)
-            outcome.is_asked = True
+            outcome.waits_for_message = False
             clock.reschedule(ends)
             yield request
         outcome.log("OK")
