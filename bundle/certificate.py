@@ -48,7 +48,7 @@ def check_or_make(path: Path, names: Sequence[str], say: Say) -> bool:
     not fit, HostFault says why in one line.
     """
     if path.exists():
-        leaf = x509.load_pem_x509_certificates(path.read_text().encode())[0]
+        leaf = _parts(path.read_text())[0][0]
         if not _is_ours(leaf):
             for warning in check(path.read_text(), names):
                 say(f"warning: {warning}")
