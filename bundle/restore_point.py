@@ -85,12 +85,16 @@ def earlier(schema_file: Path, in_database: Sequence[str], installed: str) -> Ve
     if not known:
         raise HostFault("nothing was started here yet, so there is no version to go back to")
     last = Version(known["version"], known["migrations"])
+    before = Version(**known["history"][-1]) if known.get("history") else None
+    # Somebody put the database back already: we did and were killed, or the agency did on a server of its own.
+    if before and set(in_database) == set(before.migrations) != set(last.migrations):
+        return before
     # An upgrade that broke off has changed the database, or nothing at all, and is not on record.
     if set(in_database) != set(last.migrations) or installed != last.version:
         return last
-    if not known.get("history"):
+    if before is None:
         raise HostFault(f"there is no version before {last.version} on record here")
-    return Version(**known["history"][-1])
+    return before
 
 
 def went_back(schema_file: Path, to: Version) -> None:
