@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.fix_nats",
     "tests.fix_rpc",
     "tests.fix_bundle",
+    "tests.fix_containers",
     "tests.fix_browser",
     "tests.fix_require",
     "tests.fix_workers",

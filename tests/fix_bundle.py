@@ -13,25 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
 from tests.fix_postgres import quick_folder
 from tests.fix_rpc import free_address
+from tests.product import Channel, Product
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_EMAIL = "dana@first-court.example"
 ADMIN_PASSWORD = "a long enough first password"
 SERVICES = ("auth", "link", "tracking", "enrichment", "reporting")
-IPHONE = (
-    "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
-    "Version/17.5 Mobile/15E148 Safari/604.1"
-)
 
 
 @dataclass
-class Bundle:
+class Bundle(Product):
     """A running bundle and how to reach it."""
 
     home: Path
@@ -39,6 +35,8 @@ class Bundle:
     public_url: str
     staff_url: str
     grpc: dict[str, str]
+    # As tests/ip_data.py has it.
+    place: tuple[str, str] = ("New York", "Albany")
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -75,12 +73,6 @@ class Bundle:
             check=False,
         )
 
-    def json(self, *arguments: str) -> Any:
-        """Runs the command with --json and returns what it says."""
-        done = self.command(*arguments, "--json")
-        assert done.returncode == 0, done.stderr + done.stdout
-        return json.loads(done.stdout)
-
     def status(self) -> dict[str, dict[str, Any]]:
         """Returns the state of every process by name."""
         # Its exit code tells whether all are ready, which is not the question here.
@@ -95,23 +87,9 @@ class Bundle:
         processes = json.loads(done.stdout)["processes"]
         return len(processes) >= 8 and all(process["state"] == "ready" for process in processes)
 
-    def api(self, key: str) -> httpx.Client:
-        """Returns a client of the JSON API."""
-        return httpx.Client(
-            base_url=f"{self.staff_url}/api/v1/", headers={"authorization": f"Bearer {key}"}, timeout=30
-        )
-
-    def new_key(self, *options: str, scopes: str = "all") -> str:
-        """Makes an API key."""
-        key: str = self.json("api-key", "create", "--name", "tests", "--scopes", scopes, *options)["key"]
-        return key
-
-    def visit(self, url: str, *, agent: str = IPHONE, address: str | None = None, **options: Any) -> httpx.Response:
-        """Opens a link as a client's browser does."""
-        headers = {"user-agent": agent, **options.pop("headers", {})}
-        if address:
-            headers["x-forwarded-for"] = address
-        return httpx.get(url, headers=headers, follow_redirects=False, timeout=10, **options)
+    def channel(self, service: str) -> Channel:
+        """Returns how a service is called from outside."""
+        return Channel(self.grpc[service])
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fix_bundle import IPHONE, Bundle, make_bundle
+from tests.fix_bundle import Bundle, make_bundle
+from tests.product import IPHONE
 
 LINKS = 200
 SECONDS = 8.0

@@ -8,11 +8,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.fix_bundle import ADMIN_EMAIL, ADMIN_PASSWORD, IPHONE, Bundle
+from tests.fix_bundle import ADMIN_EMAIL, ADMIN_PASSWORD, Bundle
+from tests.product import IPHONE, T_MOBILE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-T_MOBILE = "172.56.21.89"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.e2e.test_main_job import eventually, new_client, new_link, opens_of
-from tests.fix_bundle import IPHONE, Bundle
+from tests.fix_bundle import Bundle
+from tests.product import IPHONE
 
 pytestmark = pytest.mark.e2e
 PROCESSES = ["gateway", "enrichment", "reporting", "link", "auth", "nats", "postgres", "tracking"]
