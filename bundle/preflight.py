@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import urllib.request
 from typing import Any
@@ -11,7 +12,7 @@ import psycopg
 from nats.errors import Error as NatsError
 
 from bundle.program import HostFault
-from services.chassis.bus import STREAMS
+from services.chassis.bus import STREAMS, credentials
 
 OLDEST_POSTGRES = 170000
 # The first that can be told to sync every message.
@@ -77,8 +78,10 @@ async def check_nats(url: str, monitor_url: str, name: str = "OPENNOTICE_NATS_UR
     async def ignore(error: Exception) -> None:
         """The error is raised by connect as well."""
 
+    # It would remark on a TLS connection that the server closes; what matters is raised.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=5, error_cb=ignore)
+        client = await nats.connect(url, allow_reconnect=False, connect_timeout=5, error_cb=ignore, **credentials(url))
     except (NatsError, OSError, TimeoutError) as error:
         return [f"{name}: {_how_it_failed((str(error) or type(error).__name__).splitlines()[0])}"]
     try:

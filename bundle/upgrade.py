@@ -18,7 +18,7 @@ from bundle.cache import Say
 from bundle.home import Home, read_json
 from bundle.program import HostFault
 from bundle.restore_point import RestorePoint, Version
-from services.chassis.bus import STREAMS
+from services.chassis.bus import STREAMS, credentials
 from services.chassis.migrate import migrations_of, services_with_tables
 
 
@@ -131,7 +131,7 @@ async def _remove_streams(url: str) -> None:
         """The error is raised by connect as well."""
 
     try:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=5, error_cb=ignore)
+        client = await nats.connect(url, allow_reconnect=False, connect_timeout=5, error_cb=ignore, **credentials(url))
     except (NatsError, OSError, TimeoutError) as error:
         raise HostFault(f"cannot reach NATS: {str(error) or type(error).__name__}") from None
     try:

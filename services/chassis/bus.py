@@ -6,6 +6,7 @@ acknowledgement is sent only after the commit of what the event caused.
 
 import asyncio
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,6 +106,16 @@ _STREAM_FIELDS = (
     "duplicate_window", "deny_delete", "deny_purge",
 )  # fmt: skip
 _CONSUMER_FIELDS = ("ack_policy", "ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
+
+
+def credentials(url: str) -> dict[str, str]:
+    """Returns what a URL says of who signs in, as the library wants it: it would send "%40" where "@" is meant."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is None:
+        return {}
+    if parts.password is None:
+        return {"token": urllib.parse.unquote(parts.username)}
+    return {"user": urllib.parse.unquote(parts.username), "password": urllib.parse.unquote(parts.password)}
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,7 @@ class Bus:
             pending_size=0,
             error_cb=on_error,
             closed_cb=on_closed,
+            **credentials(self._url),
         )
 
     async def _declare(self, stream: Stream) -> None:

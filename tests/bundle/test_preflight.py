@@ -109,6 +109,15 @@ async def test_a_queue_that_syncs_every_message_is_used(tmp_path: Path) -> None:
         assert await check_nats(server.url, f"http://127.0.0.1:{server.monitor_port}") == []
 
 
+async def test_a_password_may_hold_what_a_url_has_to_spell_differently(tmp_path: Path) -> None:
+    server = Nats(tmp_path, free_port(), free_port(), "p@ss/w:rd")
+    with running(server):
+        url = f"nats://opennotice:p%40ss%2Fw%3Ard@127.0.0.1:{server.port}"
+        assert await check_nats(url, f"http://127.0.0.1:{server.monitor_port}") == []
+        (fault,) = await check_nats(url.replace("p%40", "q%40"), f"http://127.0.0.1:{server.monitor_port}", "nats-url")
+    assert fault.startswith("nats-url: the server does not let us in: nats: 'Authorization Violation'")
+
+
 @dataclass(frozen=True)
 class CarelessNats(Nats):
     """A queue as an agency may have set it up."""
