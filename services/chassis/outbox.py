@@ -19,7 +19,7 @@ from services.chassis.postgres import Connection, Database
 _LOG = log.get(__name__)
 _MOST_AT_ONCE = 200
 # How long a row may lie when nobody woke the relay: another replica's row, or one left by a crash.
-_IDLE_SECONDS = 5.0
+_IDLE_SECONDS = 2.0
 _FORGET_SECONDS = 600.0
 _LOOK_SECONDS = 0.25
 # The clocks of NATS and PostgreSQL may differ by as much.

@@ -20,7 +20,7 @@ from services.chassis.web import listening_socket
 from services.tracking import folder
 from services.tracking.directory import Directory
 from services.tracking.edge import Edge
-from services.tracking.events import DirectoryFeed, Resolver
+from services.tracking.events import DirectoryFeed, Report, Resolver
 from services.tracking.mover import Mover
 from services.tracking.reconciler import Reconciler
 from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, Recorder
@@ -87,7 +87,7 @@ async def wire(process: Process) -> None:
     mover = Mover(recorder, Writer(settings.ingest_database_url, PACK_SUBJECT, PACK_TYPE), DeadLetters(ingest, SCHEMA))
     upkeep = Upkeep(ingest)
     reporting = reporting_pb2_grpc.ReportingServiceStub(process.channel(settings.reporting_address))
-    reconciler = Reconciler(ingest, bus, reporting, process.as_process, relay.wake)
+    reconciler = Reconciler(ingest, bus, Report(reporting, process.as_process), relay.wake)
     process.add_loop("bus", bus.run)
     process.add_loop("directory", feed.run)
     process.add_loop("relay", relay.run)

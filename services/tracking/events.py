@@ -1,4 +1,5 @@
-"""How the copy of the directory follows link, and how link is asked about a token nobody has told us of.
+"""How the copy of the directory follows link, how link is asked about a token nobody has told us of, and how reporting
+is asked what it has.
 
 Changes arrive over plain NATS, the quickest way. Nothing rests on their arriving: revisions are counted without holes,
 so a missing one is noticed and everything after the last complete one is asked of link again. The same is done after
@@ -7,7 +8,8 @@ every reconnect, while NATS is away, and now and then in any case.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +18,9 @@ from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from opennotice.link.v1 import events_pb2, link_pb2, link_pb2_grpc
+from opennotice.reporting.v1 import reporting_pb2
 
-from services.chassis import log
+from services.chassis import clock, log
 from services.chassis.bus import Bus, subject_for
 from services.chassis.names import parse_name, parse_uuid
 from services.tracking import metrics
@@ -45,6 +48,7 @@ _RESOLVE_SECONDS = 0.3
 _RESOLVES_AT_ONCE = 256
 _UNKNOWN_SECONDS = 1.0
 _UNKNOWN_AT_MOST = 50_000
+_REPORT_SECONDS = 20.0
 
 
 def changes_of(entries: Iterable[link_pb2.DirectoryEntry]) -> Changes:
@@ -368,3 +372,27 @@ class Resolver:
 
 def _told(error: Exception) -> str:
     return error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
+
+
+class Report:
+    """What reporting has, asked for as this process."""
+
+    def __init__(self, reporting: Any, as_process: Metadata) -> None:
+        self._reporting = reporting
+        self._as_process = as_process
+
+    async def digests(self, start: datetime, end: datetime, stretch: timedelta) -> dict[datetime, tuple[int, int]]:
+        """Returns count and digest of each stretch that holds opens."""
+        request = reporting_pb2.DigestOpensRequest(
+            start_time=clock.to_proto(start),
+            end_time=clock.to_proto(end),
+            stretch_seconds=int(stretch.total_seconds()),
+        )
+        answer = await self._reporting.DigestOpens(request, metadata=self._as_process(), timeout=_REPORT_SECONDS)
+        return {clock.from_proto(one.start_time): (one.open_count, one.digest) for one in answer.digests}
+
+    async def missing(self, open_ids: Sequence[UUID]) -> list[UUID]:
+        """Returns those of some opens that are not in the report."""
+        request = reporting_pb2.FindMissingOpensRequest(open_ids=[str(one) for one in open_ids])
+        answer = await self._reporting.FindMissingOpens(request, metadata=self._as_process(), timeout=_REPORT_SECONDS)
+        return [UUID(text) for text in answer.open_ids]

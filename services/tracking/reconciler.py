@@ -11,31 +11,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from nats.js.errors import NotFoundError
-from opennotice.enrichment.v1 import events_pb2 as enrichment_pb2
-from opennotice.reporting.v1 import reporting_pb2
-from opennotice.tracking.v1 import events_pb2
 
-from services.chassis import log, outbox
-from services.chassis.bus import Bus, subject_for
-from services.chassis.clock import from_proto, to_proto
-from services.chassis.names import new_id
+from services.chassis import log
+from services.chassis.bus import Bus
 from services.chassis.postgres import Connection, Database
 from services.tracking import metrics
-from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK
+from services.tracking.events import Report
+from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK, PACK_SUBJECT, PACK_TYPE, pack_of
 from services.tracking.store import opens as store
 from services.tracking.store.opens import RawOpen
 
 _LOG = log.get(__name__)
 
-SCHEMA = "tracking"
 # Through which readers an open passes on its way to the report.
 WAY = (
-    ("TRACKING", "enrichment-opens-recorded-v1", subject_for(events_pb2.OpensRecorded.DESCRIPTOR)),
-    ("ENRICHMENT", "reporting-opens-enriched-v1", subject_for(enrichment_pb2.OpensEnriched.DESCRIPTOR)),
+    ("TRACKING", "enrichment-opens-recorded-v1", PACK_SUBJECT),
+    ("ENRICHMENT", "reporting-opens-enriched-v1", "opennotice.enrichment.v1.opens.enriched"),
 )
 ROUND_SECONDS = 30.0
 # How long an open may take to the report before anybody asks.
@@ -50,7 +44,6 @@ _BACK_AT_START = timedelta(hours=1)
 _HISTORY_SECONDS = 0.5
 _LOOK_SECONDS = 0.2
 _IDS_AT_ONCE = 5_000
-_CALL_SECONDS = 20.0
 # After which published-again opens are looked at as lost causes for a while: something keeps refusing them.
 _PAUSES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1))
 _MOST_REMEMBERED = 100_000
@@ -68,19 +61,11 @@ class Stretch:
 class Reconciler:
     """Compares what is on record with what is in the report."""
 
-    def __init__(
-        self,
-        database: Database,
-        bus: Bus,
-        reporting: Any,
-        as_process: Callable[[], tuple[tuple[str, str], ...]],
-        wake: Callable[[], None],
-    ) -> None:
-        """`reporting` is a stub of ReportingService; `wake` tells the relay that there are packs."""
+    def __init__(self, database: Database, bus: Bus, report: Report, wake: Callable[[], None]) -> None:
+        """`wake` tells the relay that there are packs."""
         self._database = database
         self._bus = bus
-        self._reporting = reporting
-        self._as_process = as_process
+        self._report = report
         self._wake = wake
         self._compared_until: datetime | None = None
         self._history_at: datetime | None = None
@@ -163,13 +148,7 @@ class Reconciler:
 
     async def _compare(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> int:
         """Compares a part by digests; returns how many opens were missing."""
-        request = reporting_pb2.DigestOpensRequest(
-            start_time=to_proto(part.start),
-            end_time=to_proto(part.end),
-            stretch_seconds=int(stretch.total_seconds()),
-        )
-        answer = await self._call("DigestOpens", request)
-        theirs = {from_proto(one.start_time): (one.open_count, one.digest) for one in answer.digests}
+        theirs = await self._report.digests(part.start, part.end, stretch)
         # After the report's: whatever came in between is then on record here and not the other way round.
         ours = await store.digests(conn, part.start, part.end, stretch)
         found = 0
@@ -193,9 +172,7 @@ class Reconciler:
         found, after = 0, _FIRST_ID
         while ids := await store.ids_after(conn, part.start, part.end, settled, after, _IDS_AT_ONCE):
             after = ids[-1]
-            request = reporting_pb2.FindMissingOpensRequest(open_ids=[str(one) for one in ids])
-            answer = await self._call("FindMissingOpens", request)
-            missing = [UUID(text) for text in answer.open_ids]
+            missing = await self._report.missing(ids)
             found += len(missing)
             await self._publish_again(conn, missing)
         return found
@@ -208,11 +185,9 @@ class Reconciler:
         if not due:
             return
         for pack in _packs(await store.opens_by_id(conn, due)):
-            batch_id = new_id()
-            message = events_pb2.OpensRecorded(batch_id=str(batch_id))
-            for raw in pack:
-                message.opens.add().MergeFromString(raw.record)
-            await outbox.add(conn, SCHEMA, message, batch_id)
+            batch_id, message = pack_of(pack)
+            # The opens themselves are there and stay as they are.
+            await store.insert_opens(conn, pack, UUID(batch_id), PACK_SUBJECT, PACK_TYPE, message)
         for one in due:
             times = self._again.get(one, (0, now))[0] + 1
             self._again[one] = (times, now + _PAUSES[min(times, len(_PAUSES)) - 1])
@@ -225,9 +200,6 @@ class Reconciler:
         self._again = {one: entry for one, entry in self._again.items() if entry[1] > now - 2 * _PAUSES[-1]}
         if len(self._again) > _MOST_REMEMBERED:
             self._again.clear()
-
-    async def _call(self, method: str, request: Any) -> Any:
-        return await getattr(self._reporting, method)(request, metadata=self._as_process(), timeout=_CALL_SECONDS)
 
 
 def _floor(moment: datetime, step: timedelta) -> datetime:

@@ -15,7 +15,7 @@ SQL = re.compile(
 SQL_ROOM = "store"
 SQL_FILES = {
     f"services/chassis/{name}.py" for name in ("outbox", "dead_letters", "migrate", "postgres")
-} | {"bundle/preflight.py", "bundle/run.py"}  # fmt: skip
+} | {"bundle/preflight.py", "bundle/first_steps.py", "bundle/restore_point.py"}  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core"}
 
 

@@ -16,6 +16,7 @@ from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 from services.chassis.bus import Bus
 from services.chassis.names import millisecond_of
 from services.chassis.postgres import Database as Pool
+from services.tracking.events import Report
 from services.tracking.reconciler import Reconciler
 from services.tracking.store import opens as store
 from tests.cast import DANA
@@ -75,7 +76,7 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def reconciler(raw: Pool, bus: Bus, reporting: Reporting, keyring: Keyring) -> Reconciler:
-    return Reconciler(raw, bus, reporting.stub, lambda: keyring.as_process("tracking"), lambda: None)
+    return Reconciler(raw, bus, Report(reporting.stub, lambda: keyring.as_process("tracking")), lambda: None)
 
 
 async def published_again(raw: Pool) -> list[str]:
