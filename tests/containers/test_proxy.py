@@ -25,6 +25,7 @@ from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -486,6 +487,7 @@ def test_who_connects_without_a_name_of_ours_gets_no_answer(proxy: Proxy, sni: s
         assert proxy.raw(simple(LINKS), sni=sni) == b""
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_old_tls_is_refused(proxy: Proxy) -> None:
     with pytest.raises(ssl.SSLError):
         proxy.tls(worst=True)
@@ -687,6 +689,12 @@ def test_what_odd_programs_put_behind_a_link_comes_through_as_it_is(proxy: Proxy
 # --- services that go and come
 
 
+def test_visitors_are_shown_the_page_that_tracking_shows() -> None:
+    folder = Path(__file__).resolve().parents[2] / "deploy" / "proxy"
+    assert (folder / "visitor.html").read_bytes() == pages.UNAVAILABLE, "render it anew: services.tracking.pages"
+    assert f'"{pages.CONTENT_SECURITY_POLICY}"' in (folder / "haproxy.cfg").read_text()
+
+
 def test_a_request_that_was_sent_is_never_sent_again(proxy: Proxy, behind: Behind) -> None:
     marker = f"/cut/{uuid4().hex}"
     answer = proxy.ask(marker)
@@ -713,7 +721,7 @@ def restart(rig: Rig, name: str, away_seconds: float) -> threading.Thread:
 
 def test_visitors_wait_while_tracking_is_started_again(rig: Rig, proxy: Proxy, behind: Behind) -> None:
     marker = uuid4().hex
-    coming_back = restart(rig, "tracking", 4)
+    coming_back = restart(rig, "tracking", 3)
     with ThreadPoolExecutor(20) as pool:
 
         def visit(number: int) -> int:
@@ -736,11 +744,12 @@ def test_when_a_service_is_away_for_long_everybody_is_told_in_their_own_words(
             visitor = pool.submit(proxy.ask, "/")
             staff = pool.submit(proxy.ask, "/opens", host=STAFF)
             program = pool.submit(proxy.ask, "/api/v1/opens", host=STAFF)
-            call = pool.submit(calling, channel, LINK + "GetPortal")
+            # In the end at once: its name has been gone for too long.
+            calls = pool.submit(lambda: [calling(channel, LINK + "GetPortal") for _ in range(3)])
             began = time.monotonic()
             answers = [future.result() for future in (visitor, staff, program)]
-            code = call.result()
-        assert time.monotonic() - began < 20
+            refusals = calls.result()
+        assert time.monotonic() - began < 30
     finally:
         for name in rig.relays:
             docker("start", rig.relays[name])
@@ -753,7 +762,8 @@ def test_when_a_service_is_away_for_long_everybody_is_told_in_their_own_words(
     assert answers[1].headers["content-type"] == "text/html; charset=utf-8"
     assert answers[2].headers["content-type"] == "application/problem+json"
     assert json.loads(answers[2].body)["status"] == 503
-    assert code is grpc.StatusCode.UNAVAILABLE
+    assert [code for code, _ in refusals] == [grpc.StatusCode.UNAVAILABLE] * 3
+    assert refusals[-1][1] == "the service is being started; try again"
     up(proxy)
     with proxy.channel() as channel:
         assert calling(channel, LINK + "GetPortal") == b"link"
@@ -763,11 +773,15 @@ def test_when_a_service_is_away_for_long_everybody_is_told_in_their_own_words(
 
 
 def calling(channel: grpc.Channel, method: str, *metadata: tuple[str, str]) -> Any:
-    """Calls a unary method; returns what it answers, or its status."""
+    """Calls a unary method; returns what it answers, or its status and what is said of it."""
     try:
         return channel.unary_unary(method)(b"x", timeout=30, metadata=metadata)
     except grpc.RpcError as error:
-        return error.code()
+        return error.code(), error.details()
+
+
+# Said by the proxy: what gRPC makes of an HTTP status has other words.
+REFUSED_CALL = (grpc.StatusCode.UNIMPLEMENTED, "not served here")
 
 
 @pytest.mark.parametrize(
@@ -777,13 +791,13 @@ def calling(channel: grpc.Channel, method: str, *metadata: tuple[str, str]) -> A
         (AUTH + "GetCaller", b"auth"),
         (REPORTING + "ListOpens", b"reporting"),
         ("/grpc.health.v1.Health/Check", b"reporting"),
-        ("/grpc.health.v1.Health/Watch", grpc.StatusCode.UNIMPLEMENTED),
-        ("/opennotice.identity.v1.IdentityService/IssueIdentity", grpc.StatusCode.UNIMPLEMENTED),
-        ("/opennotice.tracking.v1.TrackingService/GetStatus", grpc.StatusCode.UNIMPLEMENTED),
-        ("/opennotice.enrichment.v1.EnrichmentService/GetStatus", grpc.StatusCode.UNIMPLEMENTED),
-        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", grpc.StatusCode.UNIMPLEMENTED),
-        ("/opennotice.link.v1.LinkServiceX/GetPortal", grpc.StatusCode.UNIMPLEMENTED),
-        ("/x/../opennotice.link.v1.LinkService/GetPortal", grpc.StatusCode.UNIMPLEMENTED),
+        ("/grpc.health.v1.Health/Watch", REFUSED_CALL),
+        ("/opennotice.identity.v1.IdentityService/IssueIdentity", REFUSED_CALL),
+        ("/opennotice.tracking.v1.TrackingService/GetStatus", REFUSED_CALL),
+        ("/opennotice.enrichment.v1.EnrichmentService/GetStatus", REFUSED_CALL),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", REFUSED_CALL),
+        ("/opennotice.link.v1.LinkServiceX/GetPortal", REFUSED_CALL),
+        ("/x/../opennotice.link.v1.LinkService/GetPortal", REFUSED_CALL),
     ],
 )
 def test_calls_from_outside_reach_the_three_public_services_only(proxy: Proxy, method: str, expected: Any) -> None:
@@ -915,10 +929,9 @@ def test_a_flood_on_one_connection_ends_that_connection_only(proxy: Proxy) -> No
             yield head + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
 
     for parts in (continuations(), resets()):
-        began = time.monotonic()
-        assert GOAWAY in [kind for kind, _, _ in flood(proxy, parts)]
-        # Not the end of an idle connection.
-        assert time.monotonic() - began < 4
+        last = [int.from_bytes(content[:4], "big") for kind, _, content in flood(proxy, parts) if kind == GOAWAY]
+        assert last
+        assert max(last) < 3_000
         assert proxy.ask("/").status == 200
 
 
