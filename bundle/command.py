@@ -14,7 +14,7 @@ from bundle.auth_calls import AuthCalls, CallRefused
 from bundle.home import Home, read_json
 from bundle.processes import OWN
 from bundle.program import HostFault
-from bundle.settings import BundleSettings, email, load_bundle_settings
+from bundle.settings import SERVICES, BundleSettings, email, load_bundle_settings
 from bundle.terminal import Terminal
 from services.chassis.settings import SettingsFault
 
@@ -299,6 +299,57 @@ def user_reset_password(auth: AuthCalls, email: str, as_json: bool) -> None:
     agency, found = _find_user(auth, email)
     password = auth.reset_password(agency, found)
     print(json.dumps({"password": password}) if as_json else f"password {password}   (shown once)")
+
+
+@opennotice.group("dead-letters")
+def dead_letters() -> None:
+    """Events that a process could not take in and has set aside."""
+
+
+_service = click.option("--service", type=click.Choice(SERVICES), help="Only those of one service.")
+
+
+@dead_letters.command("list")
+@_service
+@_json
+def dead_letters_list(service: str | None, as_json: bool) -> None:
+    """List them, the oldest first, with what went wrong."""
+    from bundle.operations_calls import OperationsCalls
+
+    found = list(OperationsCalls(*running()).dead_letters(service))
+    if as_json:
+        print(json.dumps({"dead_letters": [dataclasses.asdict(one) for one in found]}))
+        return
+    for one in found:
+        kind = one.message_type.rpartition(".")[2] or "unknown"
+        print(f"{one.service:<11} {one.name:<18} {one.create_time}  {kind}, {one.bytes} bytes: {one.error}")
+    if not found:
+        print("nothing was set aside")
+
+
+@dead_letters.command("replay")
+@click.argument("names", nargs=-1, metavar="[deadLetters/…]...")
+@click.option("--all", "everything", is_flag=True, help="Every one, of one service or of all.")
+@_service
+@_json
+def dead_letters_replay(names: tuple[str, ...], everything: bool, service: str | None, as_json: bool) -> None:
+    """Have them tried again; those that are taken in are gone from the list, and nothing is doubled."""
+    from bundle.operations_calls import OperationsCalls
+
+    if bool(names) == everything:
+        raise click.UsageError("name some dead letters, or say --all")
+    if names and not service:
+        raise click.UsageError("say with --service whose they are")
+    outcomes = list(OperationsCalls(*running()).replay(service, list(names)))
+    left = [one for one in outcomes if one.error]
+    if as_json:
+        print(json.dumps({"outcomes": [dataclasses.asdict(one) for one in outcomes]}))
+    else:
+        for one in left:
+            print(f"{one.service:<11} {one.name:<18} {one.error}")
+        print(f"{len(outcomes) - len(left)} taken in, {len(left)} still set aside")
+    if left:
+        sys.exit(1)
 
 
 @opennotice.group(hidden=True)

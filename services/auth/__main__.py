@@ -50,7 +50,7 @@ async def wire(process: Process) -> None:
         identity_pb2.DESCRIPTOR.services_by_name["IdentityService"],
     )
     process.add_loop("relay", relay.run)
-    process.add_loop("link-actions", LinkActions(ingest, bus).run)
+    process.add_loop("link-actions", LinkActions(ingest, bus, process.dead_letters(ingest, SCHEMA)).run)
     process.add_loop("purge", lambda: purge.run(ingest))
     process.add_check("postgres", answers(serve))
     await process.serve_calls(settings.grpc_bind, credentials.exchange)

@@ -78,7 +78,7 @@ def action_from_proto(line: audit_pb2.Action) -> Action:
 class LinkActions:
     """Keeps in the audit log what link says that people did."""
 
-    def __init__(self, ingest: Database, bus: Bus) -> None:
+    def __init__(self, ingest: Database, bus: Bus, dead_letters: DeadLetters) -> None:
         self._ingest = ingest
         self._consumer: Consumer[link_events_pb2.ActionTaken] = Consumer(
             bus,
@@ -86,7 +86,7 @@ class LinkActions:
             durable="auth-action-taken-v1",
             message=link_events_pb2.ActionTaken,
             handle=self.handle,
-            dead_letters=DeadLetters(ingest, SCHEMA),
+            dead_letters=dead_letters,
         )
 
     async def run(self) -> None:

@@ -310,6 +310,12 @@ class Consumer(Generic[M]):
         self._handle = handle
         self._dead_letters = dead_letters
         self._subject = subject_for(message.DESCRIPTOR)
+        if isinstance(dead_letters, DeadLetters):
+            dead_letters.on_replay(durable, message.DESCRIPTOR.full_name, self._replay)
+
+    async def _replay(self, payload: bytes) -> None:
+        """Takes in an event that had become a dead letter."""
+        await self._handle([Received(self._message.FromString(payload), attempts=1, sequence=0)])
 
     async def run(self) -> None:
         """Reads for ever. Raises when NATS is away; the frame starts it again after a pause."""

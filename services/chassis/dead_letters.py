@@ -1,11 +1,37 @@
-"""Dead letters: events that could not be taken in, kept with their bytes and the error until somebody looks."""
+"""Dead letters: events that could not be taken in, kept with their bytes and the error until they are tried again."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import prometheus_client
 from psycopg import sql
+from psycopg.rows import class_row
 
 from services.chassis import log
 from services.chassis.postgres import Database
 
 _LOG = log.get(__name__)
+_WAITING = prometheus_client.Gauge("opennotice_dead_letters", "Events that were set aside and wait for somebody")
+_COUNT_SECONDS = 30.0
+_ERROR_LENGTH = 2000
+Replay = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One event that was set aside; its bytes stay where they are."""
+
+    id: int
+    consumer: str
+    subject: str
+    message_type: str
+    payload_bytes: int
+    error: str
+    attempts: int
+    create_time: datetime
 
 
 class DeadLetters:
@@ -13,23 +39,72 @@ class DeadLetters:
 
     def __init__(self, database: Database, schema: str) -> None:
         self._database = database
-        self._schema = schema
-        self._insert = sql.SQL(
-            "insert into {} (consumer, subject, message_type, payload, error, attempts) values (%s, %s, %s, %s, %s, %s)"
-        ).format(sql.Identifier(schema, "dead_letters"))
+        self._table = sql.Identifier(schema, "dead_letters")
+        self._replays: dict[tuple[str, str], Replay] = {}
+
+    def on_replay(self, consumer: str, message_type: str, replay: Replay) -> None:
+        """Says how one kind of event is taken in again: `replay` gets the bytes, commits, and raises when it cannot."""
+        self._replays[(consumer, message_type)] = replay
 
     async def keep(
         self, *, consumer: str, subject: str, message_type: str, payload: bytes, error: BaseException, attempts: int
     ) -> None:
         """Keeps one event that will not be tried again by itself."""
-        told = f"{type(error).__name__}: {error}".replace("\0", "")[:2000]
+        query = sql.SQL(
+            "insert into {} (consumer, subject, message_type, payload, error, attempts) values (%s, %s, %s, %s, %s, %s)"
+        )
+        values = (consumer, subject, message_type, payload, _told(error), attempts)
         async with self._database.transaction() as conn:
-            await conn.execute(self._insert, (consumer, subject, message_type, payload, told, attempts))
+            await conn.execute(query.format(self._table), values)
         _LOG.error("event became a dead letter", consumer=consumer, subject=subject, error=type(error).__name__)
 
     async def count(self) -> int:
         """Returns how many wait."""
-        query = sql.SQL("select count(*) from {}").format(sql.Identifier(self._schema, "dead_letters"))
         async with self._database.transaction() as conn:
-            row = await (await conn.execute(query)).fetchone()
+            row = await (await conn.execute(sql.SQL("select count(*) from {}").format(self._table))).fetchone()
         return int(row[0]) if row else 0
+
+    async def watch(self) -> None:
+        """Keeps the metric current for ever; raises when the database is away."""
+        while True:
+            _WAITING.set(await self.count())
+            await asyncio.sleep(_COUNT_SECONDS)
+
+    async def list(self, after: int, limit: int) -> Sequence[DeadLetter]:
+        """Returns the oldest ones after a number."""
+        query = sql.SQL(
+            "select id, consumer, subject, message_type, length(payload) as payload_bytes, error, attempts,"
+            " create_time from {} where id > %s order by id limit %s"
+        )
+        async with self._database.transaction() as conn:
+            cursor = conn.cursor(row_factory=class_row(DeadLetter))
+            await cursor.execute(query.format(self._table), (after, limit))
+            return await cursor.fetchall()
+
+    async def replay(self, number: int) -> str:
+        """Takes one in again and forgets it; returns why it is still there, nothing when it is not."""
+        found = await self._one(number)
+        if found is None:
+            return "there is no such dead letter"
+        consumer, message_type, payload = found
+        replay = self._replays.get((consumer, message_type))
+        if replay is None:
+            return f"nothing here takes in {message_type or 'an event of no type'} for {consumer}"
+        try:
+            await replay(payload)
+        except Exception as error:
+            _LOG.warning("dead letter was refused again", consumer=consumer, error=type(error).__name__)
+            return _told(error)
+        async with self._database.transaction() as conn:
+            await conn.execute(sql.SQL("delete from {} where id = %s").format(self._table), (number,))
+        _LOG.info("dead letter was taken in", consumer=consumer)
+        return ""
+
+    async def _one(self, number: int) -> tuple[Any, ...] | None:
+        query = sql.SQL("select consumer, message_type, payload from {} where id = %s").format(self._table)
+        async with self._database.transaction() as conn:
+            return await (await conn.execute(query, (number,))).fetchone()
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".replace("\0", "")[:_ERROR_LENGTH]

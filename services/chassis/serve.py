@@ -19,13 +19,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from opennotice.identity.v1 import identity_pb2, identity_pb2_grpc
+from opennotice.operations.v1 import operations_pb2, operations_pb2_grpc
 
 from services.chassis import log, migrate
 from services.chassis.access import Rule, rules_of
 from services.chassis.bus import Bus
+from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import from_rpc_error
 from services.chassis.identity import IDENTITY_METADATA, Checker, Exchange, Exchanger, Signer
 from services.chassis.interceptors import LIBRARY_CALLS, LIBRARY_STREAMS, Frame
+from services.chassis.operations import OperationsService
 from services.chassis.postgres import Database
 from services.chassis.settings import Address, ServiceSettings
 from services.chassis.web import WebServer, listening_socket, web_server
@@ -118,6 +121,17 @@ class Process:
         self.add_check("nats", lambda: _said(bus.is_connected, "NATS does not answer"))
         self.on_close(bus.close)
         return bus
+
+    def dead_letters(self, database: Database, schema: str) -> DeadLetters:
+        """Makes the place for events that cannot be taken in, and serves it to the operator of the host."""
+        found = DeadLetters(database, schema)
+        self.add_servicer(
+            operations_pb2_grpc.add_OperationsServiceServicer_to_server,
+            OperationsService(found),
+            operations_pb2.DESCRIPTOR.services_by_name["OperationsService"],
+        )
+        self.add_loop("dead-letters", found.watch)
+        return found
 
     def channel(self, address: Address) -> grpc.aio.Channel:
         """Opens a channel to another service; it may come later."""

@@ -7,7 +7,6 @@ from opennotice.auth.v1 import auth_pb2_grpc
 from opennotice.enrichment.v1 import enrichment_pb2, enrichment_pb2_grpc
 
 from services.chassis import clock, log
-from services.chassis.dead_letters import DeadLetters
 from services.chassis.serve import Process, StartFault, answers, run
 from services.chassis.settings import load_or_exit
 from services.enrichment import device, network, verdict
@@ -50,7 +49,7 @@ async def wire(process: Process) -> None:
     auth = auth_pb2_grpc.AuthServiceStub(process.channel(settings.auth_address))
     agencies = Agencies(ingest, fetch_from_auth(process, auth))
     await agencies.load()
-    dead_letters = DeadLetters(ingest, SCHEMA)
+    dead_letters = process.dead_letters(ingest, SCHEMA)
     explainer = Explainer(bus, pack, folder, agencies)
     process.add_servicer(
         enrichment_pb2_grpc.add_EnrichmentServiceServicer_to_server,

@@ -13,8 +13,9 @@ from prometheus_client import Counter, Gauge
 
 from services.chassis import clock, log
 from services.chassis.bus import Bus, Consumer, Keeps, Received, subject_for
+from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, InvalidArgument
-from services.chassis.names import parse_name, parse_uuid
+from services.chassis.names import new_id, parse_name, parse_uuid
 from services.chassis.postgres import Database
 from services.chassis.serve import Process
 from services.enrichment import store
@@ -130,6 +131,15 @@ class OpenPacks:
             handle=self._handle,
             dead_letters=dead_letters,
         )
+        if isinstance(dead_letters, DeadLetters):
+            dead_letters.on_replay(OPENS_CONSUMER, tracking_events_pb2.OpenRecorded.DESCRIPTOR.full_name, self._replay)
+
+    async def _replay(self, payload: bytes) -> None:
+        """Takes in an open that had been set aside alone."""
+        opened = tracking_events_pb2.OpenRecorded.FromString(payload)
+        if fault := _fault(opened):
+            raise fault
+        await self._explain(new_id(), [opened])
 
     async def _handle(self, received: list[Received[tracking_events_pb2.OpensRecorded]]) -> None:
         taken = [self._take(one.message, one.attempts) for one in received]

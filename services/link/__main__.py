@@ -7,7 +7,6 @@ from opennotice.auth.v1 import events_pb2 as auth_events_pb2
 from opennotice.link.v1 import link_pb2, link_pb2_grpc
 
 from services.chassis.bus import Consumer
-from services.chassis.dead_letters import DeadLetters
 from services.chassis.outbox import Relay
 from services.chassis.paging import Pages
 from services.chassis.serve import Process, answers, run
@@ -55,7 +54,7 @@ async def wire(process: Process) -> None:
         durable="link-agency-changed-v1",
         message=auth_events_pb2.AgencyChanged,
         handle=hosts.take_events,
-        dead_letters=DeadLetters(ingest, SCHEMA),
+        dead_letters=process.dead_letters(ingest, SCHEMA),
     )
     process.add_loop("relay", relay.run)
     process.add_loop("agencies", hosts.load)

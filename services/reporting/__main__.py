@@ -10,7 +10,6 @@ from opennotice.reporting.v1 import reporting_pb2, reporting_pb2_grpc
 
 from services.chassis import clock
 from services.chassis.bus import Bus, Consumer
-from services.chassis.dead_letters import DeadLetters
 from services.chassis.paging import Pages
 from services.chassis.postgres import Database
 from services.chassis.serve import Process, answers, run
@@ -37,7 +36,7 @@ def export_of(process: Process, stub: "link_pb2_grpc.LinkServiceAsyncStub") -> E
 
 def read_events(process: Process, ingest: Database, bus: Bus, link: "link_pb2_grpc.LinkServiceAsyncStub") -> None:
     """Adds the loops that take in opens and copies."""
-    dead_letters = DeadLetters(ingest, SCHEMA)
+    dead_letters = process.dead_letters(ingest, SCHEMA)
     arrivals = Arrivals(ingest, dead_letters, Announcer(bus))
     copies = Copies(ingest, export_of(process, link), dead_letters)
     opens = Consumer(

@@ -12,7 +12,6 @@ from opennotice.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 
 from services.chassis import clock
 from services.chassis.bus import Bus
-from services.chassis.dead_letters import DeadLetters
 from services.chassis.outbox import Relay
 from services.chassis.serve import Process, StartFault, run
 from services.chassis.settings import load_or_exit
@@ -84,7 +83,8 @@ async def wire(process: Process) -> None:
     process.on_close(server.close)
     server.start(on_end=lambda: process.stop("the public server ended"))
 
-    mover = Mover(recorder, Writer(settings.ingest_database_url, PACK_SUBJECT, PACK_TYPE), DeadLetters(ingest, SCHEMA))
+    writer = Writer(settings.ingest_database_url, PACK_SUBJECT, PACK_TYPE)
+    mover = Mover(recorder, writer, process.dead_letters(ingest, SCHEMA))
     upkeep = Upkeep(ingest)
     reporting = reporting_pb2_grpc.ReportingServiceStub(process.channel(settings.reporting_address))
     reconciler = Reconciler(ingest, bus, Report(reporting, process.as_process), relay.wake)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from services.chassis import log
 from services.chassis.dead_letters import DeadLetters
 from services.tracking import metrics
-from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK, PACK_TYPE, Recorder, pack_of
+from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK, PACK_TYPE, Recorder, opens_of, pack_of
 from services.tracking.spool import SpoolAway
 from services.tracking.store.opens import RawOpen
 from services.tracking.store.spool import SpooledOpen
@@ -14,6 +14,7 @@ from services.tracking.writer import Away, Refused, Writer
 
 _LOG = log.get(__name__)
 
+_CONSUMER = "tracking-recorder"
 _INSERT_SECONDS = 3.0
 _PAUSE_WHEN_AWAY_SECONDS = 0.5
 _PAUSE_SECONDS = 5.0
@@ -29,6 +30,13 @@ class Mover:
         self._spool = recorder.spool
         self._writer = writer
         self._dead_letters = dead_letters
+        dead_letters.on_replay(_CONSUMER, PACK_TYPE, self._replay)
+
+    async def _replay(self, payload: bytes) -> None:
+        """Puts an open that had been refused on record; raises when it still is."""
+        opens = opens_of(payload)
+        await self._writer.insert(opens, *pack_of(opens), limit_seconds=_INSERT_SECONDS)
+        self._recorder.committed()
 
     async def run(self) -> None:
         """Moves for ever."""
@@ -99,7 +107,7 @@ class Mover:
         for each in await self._spool.oldest(OPENS_IN_A_PACK, refused=True):
             try:
                 await self._dead_letters.keep(
-                    consumer="tracking-recorder",
+                    consumer=_CONSUMER,
                     subject="tracking.raw_opens",
                     message_type=PACK_TYPE,
                     payload=pack_of([_raw(each)])[1],

@@ -19,7 +19,7 @@ from opennotice.tracking.v1 import events_pb2
 
 from services.chassis import log
 from services.chassis.bus import subject_for
-from services.chassis.names import new_id
+from services.chassis.names import millisecond_of, new_id
 from services.tracking import metrics
 from services.tracking.link import State
 from services.tracking.request import Headers, explaining, first, storable
@@ -140,6 +140,16 @@ def pack_of(opens: Sequence[RawOpen]) -> tuple[str, bytes]:
     for raw in opens:
         pack.opens.add().MergeFromString(raw.record)
     return batch_id, pack.SerializeToString()
+
+
+def opens_of(pack: bytes) -> list[RawOpen]:
+    """Returns the rows that a pack announces."""
+    found = []
+    for record in events_pb2.OpensRecorded.FromString(pack).opens:
+        open_id = UUID(record.open_id)
+        ids = UUID(record.agency_id), UUID(record.link_id)
+        found.append(RawOpen(open_id, millisecond_of(open_id), *ids, record.SerializeToString()))
+    return found
 
 
 class Recorder:

@@ -15,7 +15,7 @@ PROCESSES = {"auth", "enrichment", "gateway", "host", "link", "reporting", "trac
 
 def methods() -> Iterator[MethodDescriptor]:
     """Yields every rpc of the product."""
-    for package in (*SERVICES, "identity"):
+    for package in (*SERVICES, "identity", "operations"):
         module = importlib.import_module(f"opennotice.{package}.v1.{package}_pb2")
         for service in module.DESCRIPTOR.services_by_name.values():
             yield from service.methods

@@ -223,3 +223,7 @@ def test_a_missing_key_is_one_clear_error(product: Product) -> None:
         answer = nobody.get("opens")
     assert answer.status_code == 401
     assert set(answer.json()) >= {"type", "title", "status", "reason"}
+
+
+def test_nothing_was_set_aside(product: Product) -> None:
+    assert product.json("dead-letters", "list")["dead_letters"] == []

@@ -193,3 +193,21 @@ async def test_ten_thousand_opens_at_once_come_in(arrivals: Arrivals, reporting:
     await arrivals.take(received(*packs))
     request = reporting_pb2.SummarizeOpensRequest(key=reporting_pb2.SUMMARY_KEY_DEVICE)
     assert (await reporting.stub.SummarizeOpens(request, metadata=reporting.as_(DANA))).total == 10_000
+
+
+async def test_an_open_that_was_kept_aside_is_taken_in_once_it_can_be(
+    ingest: Pool, reporting: Reporting, database: Database, bus: Bus
+) -> None:
+    letters = DeadLetters(ingest, "reporting")
+    arrivals = Arrivals(ingest, letters, Announcer(bus))
+    bad = an_open(number=1, open_kind=99)
+    await arrivals.take(received(a_pack([bad])))
+    (still,) = [await letters.replay(one.id) for one in await letters.list(0, 10)]
+    assert "OpenKind 99 is not known" in still
+    # As if the newer version that knows the kind had come: here its kind becomes one that is known.
+    known = an_open(number=1).SerializeToString()
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        admin.execute("update reporting.dead_letters set payload = %s", (known,))
+    assert [await letters.replay(one.id) for one in await letters.list(0, 10)] == [""]
+    assert await letters.count() == 0
+    assert len(await reporting.list()) == 1

@@ -147,6 +147,15 @@ class Arrivals:
         self._database = database
         self._dead_letters = dead_letters
         self._announcer = announcer
+        dead_letters.on_replay(CONSUMER, events_pb2.OpenEnriched.DESCRIPTOR.full_name, self._replay)
+
+    async def _replay(self, payload: bytes) -> None:
+        """Takes in an open that had been set aside alone; raises when it still cannot be."""
+        found = read_open(events_pb2.OpenEnriched.FromString(payload))
+        new, again = await self._store([found])
+        if again:
+            raise _Contradiction
+        await self._announcer.announce({one.agency_id: [one.open_id] for one in new})
 
     async def take(self, received: Sequence[Received[events_pb2.OpensEnriched]]) -> None:
         """Stores every open of some packs, commits, then tells the watchers; a bad open is kept aside alone."""

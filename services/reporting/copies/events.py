@@ -129,6 +129,8 @@ class Copies:
         self._database = database
         self._export = export
         self._dead_letters = dead_letters
+        for feed in FEEDS:
+            dead_letters.on_replay(CONSUMERS[feed], link_pb2.DirectoryEntry.DESCRIPTOR.full_name, self._replay)
         self._holes = {feed: asyncio.Event() for feed in FEEDS}
 
     async def take_visitors(self, received: Sequence[Received[events_pb2.DirectoryChanged]]) -> None:
@@ -138,6 +140,14 @@ class Copies:
     async def take_people(self, received: Sequence[Received[events_pb2.PeopleChanged]]) -> None:
         """Takes in clients, campaigns and messages; commits before it returns."""
         await self._take("people", [entry for one in received for entry in one.message.entries])
+
+    async def _replay(self, payload: bytes) -> None:
+        """Takes in an entry that had been set aside, unless a newer one came since; raises when it still cannot be."""
+        copy, reports = read_entry(link_pb2.DirectoryEntry.FromString(payload))
+        async with self._database.transaction() as conn:
+            await store.put(conn, [copy])
+            if reports:
+                await store.put_deliveries(conn, reports)
 
     async def _take(self, feed: str, entries: Sequence[link_pb2.DirectoryEntry]) -> None:
         at = await self._put(feed, entries)
