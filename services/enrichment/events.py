@@ -156,6 +156,9 @@ class OpenPacks:
         good = [opened for opened, fault in zip(pack.opens, faults, strict=True) if fault is None]
         if good:
             await self._explain(batch_id, good)
+        if pack.HasField("canary_time"):
+            canary = events_pb2.OpensEnriched(batch_id=pack.batch_id, canary_time=pack.canary_time)
+            await self._explainer.publish(canary)
         for opened, fault in zip(pack.opens, faults, strict=True):
             if fault is None:
                 continue

@@ -16,6 +16,7 @@ from services.chassis.serve import Process, answers, run
 from services.chassis.settings import load_or_exit
 from services.reporting import partitions
 from services.reporting.arrivals.events import ARRIVED_SUBJECT, CONSUMER, Announcer, Arrivals
+from services.reporting.canary import CanaryWatch
 from services.reporting.copies.events import CONSUMERS, FEEDS, Copies, Export
 from services.reporting.rpc import ReportingService
 from services.reporting.settings import Settings
@@ -91,6 +92,7 @@ async def wire(process: Process) -> None:
         reporting_pb2.DESCRIPTOR.services_by_name["ReportingService"],
     )
     process.add_loop("watchers", watchers.run)
+    process.add_loop("canary", CanaryWatch(ingest, clock.now).run)
     process.add_loop("partitions", partial(partitions.run, ingest, clock.now))
     process.add_check("postgres", answers(serve))
     await process.serve_calls(settings.grpc_bind, process.exchange_at(settings.auth_address))

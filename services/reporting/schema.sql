@@ -47,6 +47,15 @@ ALTER TABLE ONLY reporting.campaigns FORCE ROW LEVEL SECURITY;
 
 ALTER TABLE reporting.campaigns OWNER TO reporting_owner;
 
+CREATE TABLE reporting.canary (
+    only_one boolean DEFAULT true NOT NULL,
+    sent_at timestamp with time zone NOT NULL,
+    arrive_time timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT canary_only_one_check CHECK (only_one)
+);
+
+ALTER TABLE reporting.canary OWNER TO reporting_owner;
+
 CREATE TABLE reporting.clients (
     client_id uuid NOT NULL,
     agency_id uuid NOT NULL,
@@ -260,6 +269,9 @@ ALTER TABLE ONLY reporting.opens ATTACH PARTITION reporting.opens_default DEFAUL
 ALTER TABLE ONLY reporting.campaigns
     ADD CONSTRAINT campaigns_pkey PRIMARY KEY (campaign_id);
 
+ALTER TABLE ONLY reporting.canary
+    ADD CONSTRAINT canary_pkey PRIMARY KEY (only_one);
+
 ALTER TABLE ONLY reporting.clients
     ADD CONSTRAINT clients_pkey PRIMARY KEY (client_id);
 
@@ -425,6 +437,8 @@ GRANT ALL ON FUNCTION reporting.make_partition(day date) TO reporting_ingest;
 
 GRANT SELECT ON TABLE reporting.campaigns TO reporting_serve;
 GRANT SELECT,INSERT,UPDATE ON TABLE reporting.campaigns TO reporting_ingest;
+
+GRANT SELECT,INSERT,UPDATE ON TABLE reporting.canary TO reporting_ingest;
 
 GRANT SELECT ON TABLE reporting.clients TO reporting_serve;
 GRANT SELECT,INSERT,UPDATE ON TABLE reporting.clients TO reporting_ingest;

@@ -85,7 +85,7 @@ async def wire(process: Process) -> None:
 
     writer = Writer(settings.ingest_database_url, PACK_SUBJECT, PACK_TYPE)
     mover = Mover(recorder, writer, process.dead_letters(ingest, SCHEMA))
-    upkeep = Upkeep(ingest)
+    upkeep = Upkeep(ingest, relay.wake)
     reporting = reporting_pb2_grpc.ReportingServiceStub(process.channel(settings.reporting_address))
     reconciler = Reconciler(ingest, bus, Report(reporting, process.as_process), relay.wake)
     process.add_loop("bus", bus.run)

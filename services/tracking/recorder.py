@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -139,6 +140,14 @@ def pack_of(opens: Sequence[RawOpen]) -> tuple[str, bytes]:
     pack = events_pb2.OpensRecorded(batch_id=batch_id)
     for raw in opens:
         pack.opens.add().MergeFromString(raw.record)
+    return batch_id, pack.SerializeToString()
+
+
+def canary_pack(moment: datetime) -> tuple[str, bytes]:
+    """Returns the id and the bytes of the pack without opens that shows whether opens would come through."""
+    batch_id = str(new_id())
+    pack = events_pb2.OpensRecorded(batch_id=batch_id)
+    pack.canary_time.FromDatetime(moment)
     return batch_id, pack.SerializeToString()
 
 

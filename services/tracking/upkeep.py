@@ -1,22 +1,28 @@
-"""What must be done now and then: partitions ahead of time, and figures that only PostgreSQL knows."""
+"""What must be done now and then: partitions ahead of time, the canary, and figures that only PostgreSQL knows."""
 
 import asyncio
+from collections.abc import Callable
+from uuid import UUID
 
 from services.chassis import clock, log
 from services.chassis.postgres import Database
 from services.tracking import metrics
+from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, canary_pack
 from services.tracking.store import opens as store
 
 _LOG = log.get(__name__)
 _PAUSE_SECONDS = 5.0
 _PARTITIONS_EVERY = 720  # rounds, that is an hour
+_CANARY_EVERY = 12  # rounds, that is a minute
 
 
 class Upkeep:
     """Looks after the tables of raw opens."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, wake: Callable[[], None]) -> None:
+        """`wake` tells the relay that there is a pack."""
         self._database = database
+        self._wake = wake
         self.outbox_packs = 0
 
     async def run(self) -> None:
@@ -25,10 +31,19 @@ class Upkeep:
         while True:
             if rounds % _PARTITIONS_EVERY == 0:
                 await self._make_partitions()
+            if rounds % _CANARY_EVERY == 0:
+                await self._send_canary()
             async with self._database.transaction() as conn:
                 self.outbox_packs = await store.outbox_size(conn)
             rounds += 1
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _send_canary(self) -> None:
+        """Sends an event without opens on the way that opens take; reporting tells when it stays away."""
+        batch_id, pack = canary_pack(clock.now())
+        async with self._database.transaction() as conn:
+            await store.insert_opens(conn, [], UUID(batch_id), PACK_SUBJECT, PACK_TYPE, pack)
+        self._wake()
 
     async def _make_partitions(self) -> None:
         async with self._database.transaction() as conn:

@@ -12,6 +12,7 @@ WITHOUT_AGENCY = {
     "schema_migrations": "names of migrations",
     "outbox": "events on their way; no call reads them",
     "dead_letters": "events that were refused; no call reads them",
+    "canary": "when the newest test event arrived",
 }
 
 

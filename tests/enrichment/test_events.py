@@ -133,6 +133,17 @@ async def test_what_cannot_be_read_is_kept_and_holds_nobody_up(
     await until(kept)
 
 
+async def test_the_canary_goes_on_as_it_came(outside: Outside, start: Start) -> None:
+    await start()
+    canary = packed()
+    canary.canary_time.FromMilliseconds(1_795_000_000_123)
+    await outside.send(canary)
+    await until(lambda: outside.of(canary.batch_id))
+    (passed,) = outside.of(canary.batch_id)
+    assert passed.canary_time == canary.canary_time
+    assert not passed.opens
+
+
 async def test_an_empty_pack_is_taken_and_nothing_comes_of_it(outside: Outside, start: Start) -> None:
     """N01 empty payload: no opens are no fault."""
     await start()

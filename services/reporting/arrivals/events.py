@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from google.protobuf.message import Message
@@ -12,7 +13,7 @@ from opennotice.link.v1 import link_pb2
 from opennotice.reporting.v1 import reporting_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
-from services.chassis import log
+from services.chassis import clock, log
 from services.chassis.bus import Bus, Received
 from services.chassis.clock import checked, to_proto
 from services.chassis.dead_letters import DeadLetters
@@ -152,7 +153,7 @@ class Arrivals:
     async def _replay(self, payload: bytes) -> None:
         """Takes in an open that had been set aside alone; raises when it still cannot be."""
         found = read_open(events_pb2.OpenEnriched.FromString(payload))
-        new, again = await self._store([found])
+        new, again = await self._store([found], None)
         if again:
             raise _Contradiction
         await self._announcer.announce({one.agency_id: [one.open_id] for one in new})
@@ -166,7 +167,9 @@ class Arrivals:
                 opens.append(read_open(item))
             except ValueError as error:
                 refused.append((item, error))
-        new, again = await self._store(opens)
+        messages = [one.message for one in received]
+        canaries = [clock.from_proto(one.canary_time) for one in messages if one.HasField("canary_time")]
+        new, again = await self._store(opens, max(canaries, default=None))
         for item, fault in [*refused, *((_parsed(one.record), _Contradiction()) for one in again)]:
             await self._keep(item, fault)
         keys_of: dict[UUID, list[UUID]] = defaultdict(list)
@@ -174,12 +177,16 @@ class Arrivals:
             keys_of[one.agency_id].append(one.open_id)
         await self._announcer.announce(keys_of)
 
-    async def _store(self, opens: Sequence[store.NewOpen]) -> tuple[list[store.NewOpen], list[store.NewOpen]]:
+    async def _store(
+        self, opens: Sequence[store.NewOpen], canary: datetime | None
+    ) -> tuple[list[store.NewOpen], list[store.NewOpen]]:
         """Returns the opens that were new, and those that say something else about an open that was known before."""
         first: dict[Key, store.NewOpen] = {}
         for one in opens:
             first.setdefault(one.key, one)
         async with self._database.transaction() as conn:
+            if canary is not None:
+                await store.note_canary(conn, canary)
             inserted = await store.insert_opens(conn, list(first.values())) if first else set()
             repeated = [one for one in opens if one is not first[one.key] or one.key not in inserted]
             contradictions: list[store.NewOpen] = []

@@ -201,3 +201,22 @@ async def months_outside(conn: Connection) -> list[date]:
         """
     )
     return await cursor.fetchall()
+
+
+async def note_canary(conn: Connection, sent_at: datetime) -> None:
+    """Notes that a canary came the whole way; an older one changes nothing."""
+    await conn.execute(
+        """
+        insert into reporting.canary as c (sent_at) values (%s)
+        on conflict (only_one) do update set sent_at = excluded.sent_at, arrive_time = excluded.arrive_time
+        where c.sent_at < excluded.sent_at
+        """,
+        (sent_at,),
+    )
+
+
+async def newest_canary(conn: Connection) -> datetime | None:
+    """Returns when the newest canary that arrived was sent."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    await cursor.execute("select sent_at from reporting.canary")
+    return await cursor.fetchone()
