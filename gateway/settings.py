@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from services.chassis.address import Network
-from services.chassis.settings import Address, ServiceSettings, address, cidrs, key_text, setting, web_url
-
-NO_PROXIES: tuple[Network, ...] = ()
+from services.chassis.settings import Address, ServiceSettings, address, key_text, setting, web_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +18,6 @@ class GatewaySettings(ServiceSettings):
     )
     staff_url: str = setting(
         "OPENNOTICE_STAFF_URL", web_url, "how staff reach it, as typed into a browser", default="http://127.0.0.1:8000"
-    )
-    trusted_proxies: tuple[Network, ...] = setting(
-        "OPENNOTICE_TRUSTED_PROXIES", cidrs, "proxies whose X-Forwarded-For is believed", default=NO_PROXIES
     )
     cookie_key: str = setting(
         "OPENNOTICE_COOKIE_KEY",
