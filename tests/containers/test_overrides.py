@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from opennotice.link.v1 import link_pb2, link_pb2_grpc
 
 from bundle.certificate import USAGE
+from tests.containers.installs import hand_over, installed, refused, runs
 from tests.fix_bundle import ROOT
-from tests.fix_containers import Containers, docker, left_of, make_project, tag, write_env
+from tests.fix_containers import Containers, docker, tag, write_env
 from tests.product import IPHONE, T_MOBILE
 
 # One worker: each of them brings the whole product up.
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 GUIDE = ROOT / "docs" / "install.md"
 PASSWORD = "p%40ss%2Fword"
-OWN_BOTH = "compose.yaml:deploy/own-postgres.yaml:deploy/own-nats.yaml:agency.yaml"
+OWN_BOTH = "compose.yaml:test.yaml:deploy/own-postgres.yaml:deploy/own-nats.yaml:agency.yaml"
 # Agencies that connect over a network of theirs, which the project joins as if it were the way out of the machine.
 AGENCY_NETWORK = "networks: {{servers: {{external: true, name: {network}}}}}\n"
 START_POSTGRES = """
@@ -165,46 +166,6 @@ def agency(engine: None) -> Iterator[Agency]:
         yield Agency(network)
     finally:
         docker("network", "rm", network)
-
-
-@contextmanager
-def installed(folder: Path, **settings: str) -> Iterator[Containers]:
-    """An install that was not started yet; nothing of it stays."""
-    project = make_project(folder, **settings)
-    try:
-        yield project
-    finally:
-        write_env(folder, {**project.settings, "COMPOSE_FILE": "compose.yaml"})
-        project.compose("--profile", "cli", "down", "--volumes", "--remove-orphans", check=False)
-        for kind, one in (line.split() for line in left_of(project.project)):
-            docker(kind, "rm", one, check=False)
-
-
-def hand_over(project: Containers, name: str, value: str) -> None:
-    """Does what an operator does with a secret."""
-    file = project.folder / "handed-over"
-    file.write_text(value)
-    done = project.command("secret", name, str(file))
-    assert done.returncode == 0, done.stderr
-    file.unlink()
-
-
-def refused(project: Containers, *words: str) -> str:
-    """Starts it in vain; returns the one line that says why."""
-    begun = time.monotonic()
-    done = project.command(*(words or ("up",)))
-    assert done.returncode != 0, done.stdout
-    assert time.monotonic() - begun < 75, "an operator does not wait that long for a word"
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    line = done.stderr.strip()
-    assert "p@ss" not in done.stdout + line
-    assert PASSWORD not in done.stdout + line
-    return line
-
-
-def runs(project: Containers) -> list[str]:
-    """Returns which containers of a project run."""
-    return project.compose("ps", "--services", "--status", "running").stdout.split()
 
 
 def a_link(project: Containers, api: httpx.Client) -> str:
