@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -42,6 +43,11 @@ def main() -> None:
         sys.exit(2)
     except (HostFault, CallRefused) as fault:
         _complain("opennotice", str(fault).splitlines())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _complain("opennotice", [f"cannot write to {error.filename or 'the disk'}: {error.strerror}"])
         sys.exit(1)
 
 

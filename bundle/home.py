@@ -200,10 +200,15 @@ def write_private(path: Path, value: str) -> None:
     """Writes a file that only its owner can read, whole or not at all."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(value)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        fresh.unlink()
+        error.filename = str(path)
+        raise
     fresh.rename(path)
 
 
