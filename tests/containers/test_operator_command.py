@@ -1,5 +1,6 @@
 """deploy/opennotice: each fault of the machine or the operator is one line that says what to do, and does no harm."""
 
+import json
 import os
 import signal
 import socket
@@ -203,3 +204,18 @@ def test_what_others_have_taken_is_one_line_and_can_be_put_right(engine: None, t
         assert "OpenNotice is ready" in done.stdout
         assert not list(tmp_path.glob(".env.*"))
         assert {one["state"] for one in project.json("status")["processes"]} == {"ready"}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("volume", "size", "line"),
+    [
+        ("home", "40k", "No space left on device"),
+        ("postgres", "30m", "postgres finds no space left on the disk; see: df -h /"),
+    ],
+)
+def test_a_full_disk_is_one_line(engine: None, tmp_path: Path, volume: str, size: str, line: str) -> None:
+    options = {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},uid=10001,gid=10001,mode=700"}
+    (tmp_path / "full.yaml").write_text(json.dumps({"volumes": {volume: {"driver_opts": options}}}))
+    with installed(tmp_path, COMPOSE_FILE="compose.yaml:test.yaml:full.yaml") as project:
+        assert line in refused(project)
