@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts each test into its group, and the longest group first."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_dear(item) or str(item.path)))
-        if item.get_closest_marker("engine"):
+        if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
             # The first of them waits until all containers are up, on a machine that does other things besides.
             item.add_marker(pytest.mark.timeout(300))
     items.sort(key=lambda item: _DEAR.index(found) if (found := _dear(item)) else len(_DEAR))
