@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from services.auth import account, audit, password, secret, session, store, text
 from services.auth.account import User
 from services.auth.session import Session
@@ -19,6 +21,9 @@ from services.chassis.names import new_id
 from services.chassis.postgres import Connection, Database
 
 _VERB = "session.sign-in"
+_SIGN_INS = Counter("opennotice_sign_ins_total", "Sign-ins that were decided, by outcome", ["outcome"])
+_DONE, _REFUSED = _SIGN_INS.labels("done"), _SIGN_INS.labels("refused")
+_LOCKS = Counter("opennotice_account_locks_total", "Accounts that were locked after five failed sign-ins")
 # No refusal comes earlier than this after its question; longer than checking a password takes.
 _REFUSAL_SECONDS = 0.2
 # Passwords that are looked at side by side. The rest wait here and not for a connection: a flood of sign-ins must not
@@ -58,8 +63,14 @@ class Doorkeeper:
         try:
             async with self._turn:
                 began = time.monotonic()
-                return await self._sign_in(email, given, source_address)
+                signed_in = await self._sign_in(email, given, source_address)
+                _DONE.inc()
+                return signed_in
+        except PermissionDenied:
+            _REFUSED.inc()
+            raise
         except Unauthenticated:
+            _REFUSED.inc()
             # The work is the same for an unknown address but for a row or two, and that would still tell who exists.
             await asyncio.sleep(max(0.0, began + _REFUSAL_SECONDS - time.monotonic()))
             raise
@@ -158,6 +169,7 @@ class Doorkeeper:
             await store.forget_failures(conn, user.user_id)
             auth = _visitor("services/auth", "auth", user.agency_id, caller.source_address)
             await audit.write(conn, auth, user.agency_id, "user.lock", user.name, reason="five failed sign-ins")
+            _LOCKS.inc()
         return user, False
 
     async def _open(self, conn: Connection, visitor: Caller, user: User) -> SignedIn:

@@ -19,12 +19,14 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
+from prometheus_client import Gauge
 
 from services.chassis import log, postgres
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Unavailable
 
 _LOG = log.get(__name__)
+_AWAY = Gauge("opennotice_nats_away", "1 while this process is without NATS or one of its streams")
 
 EventMessage = Message
 M = TypeVar("M", bound=Message)
@@ -174,6 +176,7 @@ class Bus:
         """Connects and keeps the streams as declared. Raises when the connection is lost for good, and connects anew
         when it is started again.
         """
+        _AWAY.set_function(lambda: not self.is_connected)
         if self._client is None or self._client.is_closed:
             self._client = await self._connect()
             self._js = self._client.jetstream(timeout=_PUBLISH_SECONDS)

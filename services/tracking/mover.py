@@ -56,6 +56,9 @@ class Mover:
         """Tries the spool now and then, so that /ready tells of a full disk before an open needs it."""
         while True:
             await self._spool.probe()
+            metrics.SPOOL_FAILING.set(self._spool.fault is not None)
+            if self._spool.bytes_free is not None:
+                metrics.DISK_FREE.set(self._spool.bytes_free)
             await asyncio.sleep(_PROBE_WHEN_AWAY_SECONDS if self._recorder.is_away else _PROBE_SECONDS)
 
     async def _move_some(self) -> bool:

@@ -288,6 +288,7 @@ class Recorder:
         try:
             await self.spool.append([raw for raw, _ in batch], refusal)
         except SpoolAway as error:
+            metrics.SPOOL_FAILING.set(1)
             for raw, _ in batch:
                 self._tell_unrecorded(raw, str(error))
             _settle(batch, False)

@@ -4,6 +4,7 @@ One thread writes; opens that wait while it writes go together into the next com
 """
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ class Spool:
         self._append_began = 0.0
         self.size = 0
         self.fault: str | None = None
+        # None until it is known, and while the disk does not tell.
+        self.bytes_free: int | None = None
 
     async def open(self) -> None:
         """Opens the spool and counts what is in it; when the disk does not let it, that is tried again at each use."""
@@ -116,12 +119,19 @@ class Spool:
         await self._in_thread(lambda conn: store.refuse_in_spool(conn, place, refusal))
 
     async def probe(self) -> None:
-        """Finds out whether the disk would take an open now; the answer is in `fault`."""
+        """Finds out whether the disk would take an open now; the answer is in `fault`, its room in `bytes_free`."""
         try:
             async with asyncio.timeout(APPEND_SECONDS * 3):
-                await self._in_thread(store.probe_spool)
+                await self._in_thread(self._try_out)
         except (SpoolAway, TimeoutError) as error:
             self.fault = str(error) or "the disk is too slow"
+
+    def _try_out(self, conn: sqlite3.Connection) -> None:
+        try:
+            self.bytes_free = shutil.disk_usage(self._path.parent).free
+        except OSError:
+            self.bytes_free = None
+        store.probe_spool(conn)
 
     async def _in_thread(self, use: Callable[[sqlite3.Connection], T]) -> T:
         loop = asyncio.get_running_loop()

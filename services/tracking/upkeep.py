@@ -35,6 +35,7 @@ class Upkeep:
                 await self._send_canary()
             async with self._database.transaction() as conn:
                 self.outbox_packs = await store.outbox_size(conn)
+            metrics.OUTBOX_PACKS.set(self.outbox_packs)
             rounds += 1
             await asyncio.sleep(_PAUSE_SECONDS)
 

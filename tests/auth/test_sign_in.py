@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opennotice.auth.v1 import auth_pb2
 from opennotice.identity.v1 import identity_pb2
+from prometheus_client import REGISTRY
 
 from services.auth.password import Hasher
 from services.auth.sign_in import Doorkeeper
@@ -75,6 +76,26 @@ async def test_unknown_wrong_and_disabled_are_answered_alike(auth: Auth) -> None
     ]
     assert all(isinstance(error, Unauthenticated) and error.reason == "SIGN_IN_REFUSED" for error in told)
     assert len({(error.message, str(error.fields), str(error.metadata)) for error in told}) == 1
+
+
+async def test_sign_ins_are_counted_for_alarms(auth: Auth) -> None:
+    before = counted()
+    await auth.sign_in(DANAS)
+    await refusal(auth.sign_in("nobody@court.example", PASSWORD))
+    await fail_times(auth, 5)
+    # Who knows the password is told of the lock; that is a refusal too.
+    await refusal(auth.sign_in(DANAS))
+    assert [after - was for after, was in zip(counted(), before, strict=True)] == [1, 7, 1]
+
+
+def counted() -> list[float]:
+    """Returns how many sign-ins succeeded and were refused, and how many accounts were locked, since the start."""
+    names = (
+        ("opennotice_sign_ins_total", {"outcome": "done"}),
+        ("opennotice_sign_ins_total", {"outcome": "refused"}),
+        ("opennotice_account_locks_total", {}),
+    )
+    return [REGISTRY.get_sample_value(name, labels) or 0.0 for name, labels in names]
 
 
 async def test_five_failures_lock_and_only_the_right_password_is_told(auth: Auth) -> None:

@@ -71,9 +71,15 @@ async def test_e10_a_process_waits_for_database_and_nats(database: Database, key
                 while (await client.get("/ready")).text == "starting\n":
                     await asyncio.sleep(0.05)
             assert "nats: NATS does not answer" in (await client.get("/ready")).text
+            told = (await client.get("/metrics")).text
+            assert "\nopennotice_ready 0.0\n" in told
+            assert "\nopennotice_nats_away 1.0\n" in told
             with running(server):
                 assert await until_ready(client, 200) == "ready\n"
-                assert "python_info" in (await client.get("/metrics")).text
+                told = (await client.get("/metrics")).text
+                assert "python_info" in told
+                assert "\nopennotice_ready 1.0\n" in told
+                assert "\nopennotice_nats_away 0.0\n" in told
                 process.stop()
                 async with asyncio.timeout(20):
                     assert await run == 0

@@ -69,6 +69,8 @@ def test_visitors_are_served_on_a_full_disk_through_kills_and_restarts(court: Co
     recorded = [answer.open_id for answer in answers if answer.open_id]
     assert court.tracking.metric("opennotice_unrecorded_opens_total") == 200 - len(recorded)
     wait_for(lambda: court.tracking.asked("/ready")[0] == 503, 5)
+    wait_for(lambda: court.tracking.metric("opennotice_spool_failing") == 1, 5)
+    assert court.tracking.metric("opennotice_tracking_disk_free_bytes") < 2 * 1024 * 1024
 
     for how in (signal.SIGKILL, signal.SIGTERM):
         court.tracking.end(how)
@@ -84,6 +86,7 @@ def test_visitors_are_served_on_a_full_disk_through_kills_and_restarts(court: Co
     last = wait_for(lambda: court.ask(f"/{token}").open_id, 10)
     for each in [*recorded, last]:
         wait_for(lambda each=each: _is_stored(court, each), 30)  # type: ignore[misc]
+    wait_for(lambda: court.tracking.metric("opennotice_spool_failing") == 0, 30)
 
 
 _COUNT = "select (select count(*) from link.links) + (select count(*) from link.redirects)"
