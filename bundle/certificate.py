@@ -45,12 +45,13 @@ def check_or_make(path: Path, names: Sequence[str], say: Say) -> bool:
     """Makes sure of a certificate for the names; returns whether it is one that was made here.
 
     One that was made here is made again when names change or it runs out. The operator's is never touched: when it does
-    not fit, HostFault says why in one line.
+    not fit, HostFault says why in one line. One that has run out is told of and no more: opens are still recorded, and
+    an install that does not start would be worse.
     """
     if path.exists():
         leaf = _parts(path.read_text())[0][0]
         if not _is_ours(leaf):
-            for warning in check(path.read_text(), names):
+            for warning in check(path.read_text(), names, in_use=True):
                 say(f"warning: {warning}")
             return False
         if not _missing(leaf, names) and _days_left(leaf) > _WARN_DAYS:
@@ -68,7 +69,7 @@ def accept(path: Path, pem: str, names: Sequence[str]) -> list[str]:
     return warnings
 
 
-def check(pem: str, names: Sequence[str]) -> list[str]:
+def check(pem: str, names: Sequence[str], *, in_use: bool = False) -> list[str]:
     """Returns what is worth a warning about a certificate with its key; raises HostFault when it cannot be used."""
     chain, _ = _parts(pem)
     leaf = chain[0]
@@ -77,10 +78,13 @@ def check(pem: str, names: Sequence[str]) -> list[str]:
         raise HostFault(f"certificate: it is for {covered} and not for {', '.join(missing)}")
     if leaf.not_valid_before_utc > datetime.now(UTC):
         raise HostFault(f"certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}")
-    if _days_left(leaf) < 0:
-        raise HostFault(f"certificate: it ran out on {leaf.not_valid_after_utc:%Y-%m-%d}")
     warnings = []
-    if _days_left(leaf) < _WARN_DAYS:
+    if _days_left(leaf) < 0:
+        told = f"it ran out on {leaf.not_valid_after_utc:%Y-%m-%d}"
+        if not in_use:
+            raise HostFault(f"certificate: {told}")
+        warnings.append(f"the certificate is refused by browsers and phones: {told}; hand over the new one")
+    elif _days_left(leaf) < _WARN_DAYS:
         warnings.append(f"the certificate runs out on {leaf.not_valid_after_utc:%Y-%m-%d}")
     if len(chain) == 1 and leaf.issuer != leaf.subject:
         warnings.append("the certificate comes without the chain of its issuer: some phones will refuse it")

@@ -163,6 +163,15 @@ def test_time_is_said(maker: Maker) -> None:
     assert "runs out on" in warning
 
 
+def test_one_in_use_that_ran_out_is_told_of_and_keeps_nothing_from_starting(maker: Maker, tmp_path: Path) -> None:
+    path = tmp_path / "certificate.pem"
+    path.write_text("".join(maker.leaf(begin=-20, end=-10)) + maker.pem)
+    told: list[str] = []
+    assert not check_or_make(path, NAMES, told.append)
+    [warning] = told
+    assert "ran out on" in warning
+
+
 def test_a_certificate_without_its_chain_is_worth_a_warning(maker: Maker) -> None:
     [warning] = check("".join(maker.leaf()), NAMES)
     assert "chain" in warning
