@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from google.protobuf.message import DecodeError
 from opennotice.link.v1 import link_pb2
 from opennotice.tracking.v1 import events_pb2
 
@@ -30,6 +31,8 @@ from services.tracking.writer import Away, Refused, Writer
 
 _LOG = log.get(__name__)
 
+# The event of the line in the log that holds the last copy of an open.
+LAST_COPY = "open could not be recorded"
 COMMIT_SECONDS = 0.3
 _WRITERS = 2
 OPENS_IN_A_PACK = 500
@@ -153,12 +156,21 @@ def canary_pack(moment: datetime) -> tuple[str, bytes]:
 
 def opens_of(pack: bytes) -> list[RawOpen]:
     """Returns the rows that a pack announces."""
-    found = []
-    for record in events_pb2.OpensRecorded.FromString(pack).opens:
-        open_id = UUID(record.open_id)
-        ids = UUID(record.agency_id), UUID(record.link_id)
-        found.append(RawOpen(open_id, millisecond_of(open_id), *ids, record.SerializeToString()))
-    return found
+    return [_row_of(record) for record in events_pb2.OpensRecorded.FromString(pack).opens]
+
+
+def open_of(record: bytes) -> RawOpen:
+    """Returns the row of a record; raises ValueError when it is none."""
+    try:
+        return _row_of(events_pb2.OpenRecorded.FromString(record))
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _row_of(record: events_pb2.OpenRecorded) -> RawOpen:
+    open_id = UUID(record.open_id)
+    ids = UUID(record.agency_id), UUID(record.link_id)
+    return RawOpen(open_id, millisecond_of(open_id), *ids, record.SerializeToString())
 
 
 class Recorder:
@@ -301,9 +313,9 @@ class Recorder:
     def _tell_unrecorded(self, raw: RawOpen, reason: str) -> None:
         self.unrecorded += 1
         metrics.UNRECORDED.inc()
-        # The one line that carries a record: it is the last copy. base64 of opennotice.tracking.v1.OpenRecorded.
+        # The one line that carries a record: base64 of opennotice.tracking.v1.OpenRecorded. recover.py reads it.
         _LOG.error(
-            "open could not be recorded",
+            LAST_COPY,
             reason=reason,
             open_id=str(raw.open_id),
             link_id=str(raw.link_id),

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from opennotice.link.v1 import link_pb2
 from opennotice.tracking.v1 import events_pb2
 
-from tests.tracking.court import Answer, Court, log_lines, wait_for
+from tests.tracking.court import ROOT, Answer, Court, log_lines, wait_for
 
 PAGE = link_pb2.Page(slug="hearing", title="Your hearing", markdown="On **3 March**")
 
@@ -238,6 +240,7 @@ def test_when_the_spool_fails_too_the_visitor_is_served_and_the_log_has_the_open
         rest.unlink()
     # A folder stands where the file should be: nobody, not even root, can open it as one.
     (data / "spool.sqlite").mkdir()
+    logged = len(court.tracking.log.read_text())
     court.tracking.start(until="/live")
     answer = court.ask(f"/{token}", headers=[("User-Agent", "Mozilla/5.0 (last copy)")])
     assert (answer.status, answer.open_id) == (302, None)
@@ -256,6 +259,29 @@ def test_when_the_spool_fails_too_the_visitor_is_served_and_the_log_has_the_open
     opens = ids([court.ask(f"/{token}")])
     court.gates["postgres"].open()
     wait_for(lambda: stored(court, opens) == {opens[0]: 1}, 30)
+    # An operator brings the last copy back, with the prefix that compose writes; twice does no harm.
+    log = "".join(f"tracking-1  | {line}\n" for line in court.tracking.log.read_text()[logged:].splitlines())
+    for _ in range(2):
+        assert recovered(court, log) == (0, "1 opens of this log are on record\n", "")
+    assert court.record(UUID(record.open_id)) == record
+    cut = log.replace(lines[-1]["record"], lines[-1]["record"][:-9])
+    code, told, fault = recovered(court, cut)
+    assert (code, told) == (1, "0 opens of this log are on record\n")
+    assert "cannot be read" in fault
+
+
+def recovered(court: Court, log: str) -> tuple[int, str, str]:
+    """Has the opens of a log put on record; returns exit code and what was said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "services.tracking.recover"],
+        cwd=ROOT,
+        env={**os.environ, **court.tracking.environment},
+        input=log,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_a_damaged_copy_of_the_directory_is_put_aside_and_loaded_again(court: Court) -> None:
