@@ -173,7 +173,8 @@ def make(admin_url: str, folder: Path, version: Version, say: Say) -> RestorePoi
         conn.execute("begin isolation level repeatable read read only")
         snapshot = str(_scalar(conn, "select pg_export_snapshot()"))
         figures = _figures(conn)
-        arguments = ["--format=custom", f"--lock-wait-timeout={_LOCK_WAIT}", f"--snapshot={snapshot}"]
+        # Quick rather than small: the operator waits for it.
+        arguments = ["--format=custom", "--compress=1", f"--lock-wait-timeout={_LOCK_WAIT}", f"--snapshot={snapshot}"]
         try:
             _run("pg_dump", *arguments, f"--file={partial}", url=admin_url)
         except HostFault as fault:

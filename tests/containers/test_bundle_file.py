@@ -85,6 +85,7 @@ class EmptyEngine:
 
     def stop(self) -> None:
         """Ends it with all it holds."""
+        self.docker("compose", "--project-name", "opennotice", "kill", check=False)
         self.docker("compose", "--project-name", "opennotice", "down", "--volumes", check=False, seconds=120)
         docker("stop", "--time", "30", self.name, check=False)
         docker("rm", "--force", self.name, check=False)
