@@ -6,11 +6,14 @@ its id as far as one relay goes; several relays may run at once and share the wo
 
 import asyncio
 import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.rows import class_row
 
 from services.chassis import log
 from services.chassis.bus import Bus, EventMessage, Outgoing, subject_for
@@ -40,15 +43,53 @@ class Wakes(Protocol):
         """Tells it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A row of the outbox."""
+
+    id: int
+    event_id: UUID
+    subject: str
+    message_type: str
+    payload: bytes
+
+
+# Each event to send with the rows that it stands for.
+Sending = tuple[Outgoing, list[int]]
+
+
+def one_by_one(rows: Sequence[Waiting]) -> Iterable[Sending]:
+    """Sends each row as the event that it is."""
+    return [(as_it_is(row), [row.id]) for row in rows]
+
+
+def as_it_is(row: Waiting) -> Outgoing:
+    """Returns the event of a row; the same row gives the same id, so that a second try is taken once."""
+    return Outgoing(row.subject, row.message_type, str(row.event_id), row.payload)
+
+
 class Relay:
     """Publishes what lies in the outbox of one schema."""
 
-    def __init__(self, database: Database, bus: Bus, schema: str, *, keep: timedelta = timedelta(0)) -> None:
-        """`keep` is how long published rows stay, to be published again when the stream has to be made anew."""
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        schema: str,
+        *,
+        keep: timedelta = timedelta(0),
+        arrange: Callable[[Sequence[Waiting]], Iterable[Sending]] = one_by_one,
+    ) -> None:
+        """`keep` is how long published rows stay, to be published again when the stream has to be made anew.
+
+        `arrange` may send several rows as one event. It then needs an id of its own: after a time-out the same rows may
+        go in another company, and readers have to know what they have by what is inside.
+        """
         self._database = database
         self._bus = bus
         self._schema = schema
         self._keep = keep
+        self._arrange = arrange
         self._woken = asyncio.Event()
         self._filled: datetime | None = None
         self._forget_at = 0.0
@@ -82,19 +123,18 @@ class Relay:
             "order by id limit %s for update skip locked"
         ).format(self._table)
         async with self._database.transaction() as conn:
-            rows = await (await conn.execute(pick, (_MOST_AT_ONCE,))).fetchall()
+            cursor = conn.cursor(row_factory=class_row(Waiting))
+            rows = await (await cursor.execute(pick, (_MOST_AT_ONCE,), binary=True)).fetchall()
             if not rows:
                 return 0
-            sent = await asyncio.gather(
-                *(
-                    self._bus.send(
-                        Outgoing(subject=row[2], message_type=row[3], message_id=str(row[1]), payload=row[4])
-                    )
-                    for row in rows
-                ),
-                return_exceptions=True,
-            )
-            done = [row[0] for row, outcome in zip(rows, sent, strict=True) if not isinstance(outcome, BaseException)]
+            sendings = list(self._arrange(rows))
+            sent = await asyncio.gather(*(self._bus.send(event) for event, _ in sendings), return_exceptions=True)
+            done = [
+                row
+                for (_, of_rows), outcome in zip(sendings, sent, strict=True)
+                if not isinstance(outcome, BaseException)
+                for row in of_rows
+            ]
             await conn.execute(self._after(), (done,))
         failed = [outcome for outcome in sent if isinstance(outcome, BaseException)]
         if failed:

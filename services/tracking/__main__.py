@@ -22,7 +22,7 @@ from services.tracking.edge import Edge
 from services.tracking.events import DirectoryFeed, Report, Resolver
 from services.tracking.mover import Mover
 from services.tracking.reconciler import Reconciler
-from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, Recorder
+from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, Recorder, together
 from services.tracking.request import AddressRule, HostRule
 from services.tracking.rpc import TrackingService
 from services.tracking.server import PublicServer, Waker
@@ -57,7 +57,7 @@ async def wire(process: Process) -> None:
     # Made here and not by process.bus(): NATS being away must not make the edge "not ready".
     bus = Bus(settings.nats_url, "opennotice-tracking", ["LINK", "TRACKING"])
     process.on_close(bus.close)
-    relay = Relay(ingest, bus, SCHEMA)
+    relay = Relay(ingest, bus, SCHEMA, arrange=together)
 
     directory, spool = Directory(settings.data_dir), Spool(settings.data_dir)
     await asyncio.gather(directory.open(), spool.open())

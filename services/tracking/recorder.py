@@ -9,7 +9,7 @@ import asyncio
 import base64
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from opennotice.link.v1 import link_pb2
 from opennotice.tracking.v1 import events_pb2
 
-from services.chassis import log
-from services.chassis.bus import subject_for
+from services.chassis import log, outbox
+from services.chassis.bus import Outgoing, subject_for
 from services.chassis.names import millisecond_of, new_id
 from services.tracking import metrics
 from services.tracking.link import State
@@ -171,6 +171,33 @@ def _row_of(record: events_pb2.OpenRecorded) -> RawOpen:
     open_id = UUID(record.open_id)
     ids = UUID(record.agency_id), UUID(record.link_id)
     return RawOpen(open_id, millisecond_of(open_id), *ids, record.SerializeToString())
+
+
+def together(rows: Sequence[outbox.Waiting]) -> Iterator[outbox.Sending]:
+    """Sends packs that wait at the same time as one: an event costs the same whatever is in it."""
+    pack, taken, size = events_pb2.OpensRecorded(), list[outbox.Waiting](), 0
+    for row in rows:
+        found = events_pb2.OpensRecorded.FromString(row.payload)
+        if row.message_type != PACK_TYPE or not found.opens:
+            yield outbox.as_it_is(row), [row.id]
+            continue
+        full = len(pack.opens) + len(found.opens) > OPENS_IN_A_PACK or size + len(row.payload) > BYTES_IN_A_PACK
+        if taken and full:
+            yield _sending(pack, taken)
+            pack, taken, size = events_pb2.OpensRecorded(), [], 0
+        pack.MergeFrom(found)
+        taken.append(row)
+        size += len(row.payload)
+    if taken:
+        yield _sending(pack, taken)
+
+
+def _sending(pack: events_pb2.OpensRecorded, rows: list[outbox.Waiting]) -> outbox.Sending:
+    if len(rows) == 1:
+        return outbox.as_it_is(rows[0]), [rows[0].id]
+    pack.batch_id = str(new_id())
+    event = Outgoing(PACK_SUBJECT, PACK_TYPE, pack.batch_id, pack.SerializeToString())
+    return event, [row.id for row in rows]
 
 
 class Recorder:

@@ -211,3 +211,18 @@ async def test_an_open_that_was_kept_aside_is_taken_in_once_it_can_be(
     assert [await letters.replay(one.id) for one in await letters.list(0, 10)] == [""]
     assert await letters.count() == 0
     assert len(await reporting.list()) == 1
+
+
+async def test_the_same_explanation_once_more_is_no_news(
+    arrivals: Arrivals, reporting: Reporting, database: Database
+) -> None:
+    """After a second publishing; else the history would show a change that nobody made."""
+    one = an_open(number=1, link_id=UUID(int=1))
+    await arrivals.take(received(a_pack([one])))
+    again = an_open(number=1, link_id=UUID(int=1))
+    again.enrich_time.FromDatetime(NOON + timedelta(minutes=5))
+    await arrivals.take(received(a_pack([again])))
+    assert rows(database, "select * from reporting.verdicts") == []
+    again.browser = "Chrome Mobile"
+    await arrivals.take(received(a_pack([again])))
+    assert rows(database, "select count(*) from reporting.verdicts") == [(1,)]

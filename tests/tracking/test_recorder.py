@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from opennotice.tracking.v1 import events_pb2
 
+from services.chassis import outbox
 from services.chassis.names import millisecond_of, new_id
-from services.tracking.recorder import Recorder
+from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, Recorder, canary_pack, together
 from services.tracking.spool import Spool
 from services.tracking.store.opens import RawOpen
 from services.tracking.writer import Refused
@@ -41,3 +44,48 @@ async def test_an_unexpected_fault_after_a_refusal_sends_the_opens_to_the_spool(
     assert len(recorder._idle) == 1
     await recorder.close()
     await spool.close()
+
+
+def waiting(number: int, opens: int, size: int = 10) -> outbox.Waiting:
+    pack = events_pb2.OpensRecorded(batch_id=str(UUID(int=number)))
+    for at in range(opens):
+        pack.opens.add(open_id=str(UUID(int=number * 1_000 + at)), user_agent="x" * size)
+    return outbox.Waiting(number, UUID(int=number), PACK_SUBJECT, PACK_TYPE, pack.SerializeToString())
+
+
+def read(sending: outbox.Sending) -> events_pb2.OpensRecorded:
+    return events_pb2.OpensRecorded.FromString(sending[0].payload)
+
+
+def test_packs_that_wait_together_go_as_one_event_with_an_id_of_its_own() -> None:
+    (sent,) = together([waiting(1, 3), waiting(2, 1), waiting(3, 2)])
+    assert sent[1] == [1, 2, 3]
+    pack = read(sent)
+    assert [one.open_id for one in pack.opens] == [
+        str(UUID(int=number)) for number in (1_000, 1_001, 1_002, 2_000, 3_000, 3_001)
+    ]
+    # Else a second try in another company would be taken for the first and dropped.
+    assert pack.batch_id == sent[0].message_id
+    assert pack.batch_id not in {str(UUID(int=number)) for number in (1, 2, 3)}
+
+
+def test_a_pack_alone_keeps_its_id() -> None:
+    (sent,) = together([waiting(7, 2)])
+    assert (sent[0].message_id, sent[1]) == (str(UUID(int=7)), [7])
+
+
+def test_an_event_never_holds_more_than_a_pack_may() -> None:
+    many = list(together([waiting(number, 300) for number in range(1, 5)]))
+    assert [len(read(sent).opens) for sent in many] == [300, 300, 300, 300]
+    large = list(together([waiting(number, 1, size=100_000) for number in range(1, 6)]))
+    assert [ids for _, ids in large] == [[1, 2], [3, 4], [5]]
+    assert all(len(sent[0].payload) <= 256 * 1024 for sent in large)
+
+
+def test_the_canary_goes_by_itself() -> None:
+    batch_id, payload = canary_pack(datetime(2026, 11, 23, tzinfo=UTC))
+    canary = outbox.Waiting(2, UUID(batch_id), PACK_SUBJECT, PACK_TYPE, payload)
+    sent = list(together([waiting(1, 1), canary, waiting(3, 1)]))
+    assert sorted(ids for _, ids in sent) == [[1, 3], [2]]
+    (alone,) = [one for one in sent if one[1] == [2]]
+    assert read(alone).HasField("canary_time")

@@ -197,7 +197,9 @@ class Arrivals:
                 newer = _newest(
                     one
                     for one in repeated
-                    if one not in contradictions and one.enrich_time > known[one.key].enrich_time
+                    if one not in contradictions
+                    and one.enrich_time > known[one.key].enrich_time
+                    and not _same_explanation(one.record, known[one.key].record)
                 )
                 if newer:
                     await store.replace_explanations(conn, newer)
@@ -228,6 +230,14 @@ def _parsed(record: bytes) -> events_pb2.OpenEnriched:
 def _same_open(one: bytes, other: bytes) -> bool:
     # Compared as messages: two programs may encode the same open in different bytes.
     return one == other or bool(_parsed(one).open == _parsed(other).open)
+
+
+def _same_explanation(one: bytes, other: bytes) -> bool:
+    """Whether two explanations say the same: an open that came twice is no news."""
+    first, second = _parsed(one), _parsed(other)
+    first.ClearField("enrich_time")
+    second.ClearField("enrich_time")
+    return bool(first == second)
 
 
 def _newest(opens: Iterable[store.NewOpen]) -> list[store.NewOpen]:
