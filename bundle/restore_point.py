@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bundle.program import HostFault
 from services.chassis.migrate import services_with_tables
 
 KEPT = 2
+_OF_USE = timedelta(days=30)
 # What must stay free beside a point: the database and the spool of opens live on the same disk.
 _SPARE_BYTES = 256 * 1024**2
 _LOCK_WAIT = "30s"
@@ -184,12 +185,23 @@ def make(admin_url: str, folder: Path, version: Version, say: Say) -> RestorePoi
     partial.rename(folder / f"{name}.dump")
     write_private(folder / f"{name}.json", json.dumps(asdict(point), indent=1))
     for old in points(folder)[:-KEPT]:
-        # Its note first: a dump without one is taken for the rest of a killed run.
-        (folder / f"{old.name}.json").unlink()
-        (folder / f"{old.name}.dump").unlink()
+        _forget(folder, old)
     dump = (folder / f"{name}.dump").stat().st_size
     say(f"restore point of {version.version}: {dump / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
     return point
+
+
+def forget_old(folder: Path) -> None:
+    """Removes points that nobody would go back to any more: they hold people whom the database may have forgotten."""
+    for point in points(folder):
+        if datetime.now(UTC) - datetime.fromisoformat(point.time) > _OF_USE:
+            _forget(folder, point)
+
+
+def _forget(folder: Path, point: RestorePoint) -> None:
+    # Its note first: a dump without one is taken for the rest of a killed run.
+    (folder / f"{point.name}.json").unlink()
+    (folder / f"{point.name}.dump").unlink()
 
 
 def restore(admin_url: str, folder: Path, point: RestorePoint, *, keep_newer: bool) -> str | None:

@@ -73,6 +73,7 @@ def before_migrations(home: Home, admin_url: str, *, own_server: bool, wanted: b
 def after_migrations(home: Home, version: str) -> None:
     """Remembers what the database is now, so that an older program is refused before it starts."""
     restore_point.note(home.schema, Version(version, known_migrations()))
+    restore_point.forget_old(home.restore)
 
 
 def way_back(home: Home, admin_url: str, *, own_server: bool, installed: str) -> WayBack:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -229,6 +230,18 @@ def test_the_newest_two_are_kept_and_rests_of_killed_runs_go(home: Home, databas
         restore_point.make(database.admin_url, home.restore, version, said.append)
     assert [point.version for point in restore_point.points(home.restore)] == ["1.2", "1.3"]
     assert len(list(home.restore.iterdir())) == 4
+
+
+@pytest.mark.usefixtures("newer")
+def test_points_that_nobody_would_go_back_to_are_removed(home: Home, database: Database) -> None:
+    point = restore_point.make(database.admin_url, home.restore, Version("1.0", []), lambda _: None)
+    upgrade.after_migrations(home, "2.0")
+    assert restore_point.points(home.restore) == [point]
+    note = home.restore / f"{point.name}.json"
+    old = (datetime.now(UTC) - timedelta(days=31)).isoformat()
+    note.write_text(json.dumps({**json.loads(note.read_text()), "time": old}))
+    upgrade.after_migrations(home, "2.0")
+    assert list(home.restore.iterdir()) == []
 
 
 @pytest.mark.usefixtures("newer")
