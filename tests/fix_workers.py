@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Puts each test into its group, and the longest group first."""
     in_groups = getattr(config.option, "loadgroup", False)
     for item in items:
-        group = _dear(item) or str(item.path)
+        group = _dear(item) or item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
         if in_groups:
             _name_group(item, group)
@@ -49,6 +49,6 @@ def _turn(item: pytest.Item) -> int:
 
 
 def _name_group(item: Any, group: str) -> None:
-    # The worker tells the group behind the test's name. xdist 3.8 writes it where pytest 9.2 does not look any more: then,
-    # without a word, every test goes to any worker (pytest-xdist issue 1386). Twice does no harm.
+    # The worker tells the group behind the test's name. xdist 3.8 writes it where pytest 9.2 does not look any more,
+    # and then every test goes to any worker, without a word (pytest-xdist issue 1386). Twice does no harm.
     item._id = NodeId.parse(f"{item.nodeid}@{group}")
