@@ -1,4 +1,7 @@
-"""Wrong settings and volumes in containers: each ends within five seconds, in lines that name the key and no value."""
+"""Wrong settings and volumes in containers: each ends within five seconds, in lines that name the key and no value.
+
+What the operator's command makes of them is in test_operator_command.py.
+"""
 
 import dataclasses
 import json
@@ -7,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ import yaml
 from bundle.containers import ContainerSettings
 from bundle.processes import OWN, settings_class
 from tests.fix_bundle import ROOT
-from tests.fix_containers import Containers, docker, left_of, make_project, tag, write_env
+from tests.fix_containers import Containers, docker, tag
 
 pytestmark = pytest.mark.engine
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -271,37 +273,3 @@ def test_servers_do_not_start_on_a_volume_that_they_cannot_write(
     assert done.returncode != 0
     assert time.monotonic() - begin < limit()
     assert data in done.stderr + done.stdout
-
-
-# --- what an operator sees
-
-
-@pytest.mark.parametrize(
-    ("change", "names"),
-    [
-        pytest.param(
-            {"OPENNOTICE_PUBLIC_ULR": "https://canary-7f3a91.example"}, "OPENNOTICE_PUBLIC_ULR", id="misspelled"
-        ),
-        pytest.param({"OPENNOTICE_LOG_LEVEL": CANARY}, "OPENNOTICE_LOG_LEVEL", id="wrong"),
-        pytest.param({"OPENNOTICE_FRONT_SUBNET": "10.73.91.0/30"}, "OPENNOTICE_FRONT_SUBNET", id="too small a network"),
-    ],
-)
-def test_up_says_what_is_wrong_and_starts_nothing(
-    engine: None, tmp_path: Path, change: dict[str, str], names: str
-) -> None:
-    project = make_project(tmp_path)
-    write_env(tmp_path, {**project.settings, **change})
-    try:
-        done = project.command("up")
-        assert done.returncode != 0
-        said = done.stderr.splitlines()
-        assert len([line for line in said if names in line]) == 1, done.stderr
-        assert len(said) == 1, done.stderr
-        assert not any(value in line for line in said for value in change.values())
-        assert not docker(
-            "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={project.project}"
-        ).stdout
-    finally:
-        write_env(tmp_path, project.settings)
-        project.compose("down", "--volumes", "--remove-orphans")
-        assert not left_of(project.project)
