@@ -61,8 +61,9 @@ def test_every_container_of_the_file_is_hardened(rendered: dict[str, Any]) -> No
         assert one["ulimits"]["nofile"]["hard"] <= 16384, name
         # Some versions of compose leave a zero out when they print it; what counts is what the engine got, below.
         assert not any((one["ulimits"]["core"] or {}).values()), name
-        assert one["logging"]["driver"] == "json-file", name
-        assert one["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+        rotated = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}
+        # What the operator's command shows once is written nowhere.
+        assert one["logging"] == ({"driver": "none"} if name == "cli" else rotated), name
         for folder in one["tmpfs"]:
             assert re.fullmatch(r"/tmp:size=\d+m,mode=1777,noexec,nosuid,nodev", folder), name
 
