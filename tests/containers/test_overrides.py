@@ -396,7 +396,8 @@ def test_the_agencys_own_proxy(engine: None, tmp_path: Path) -> None:
         # Back to ours: another network of the same name takes the place of the one that was published.
         ours = {"COMPOSE_FILE": "compose.yaml:test.yaml", "OPENNOTICE_PUBLISH_ADDRESS": "127.0.0.1"}
         write_env(tmp_path, {**project.settings, **ours})
-        del project.certificate
+        for cached in ("certificate", "trust"):
+            del project.__dict__[cached]
         done = project.command("up")
         assert done.returncode == 0, done.stderr
         shape = docker("network", "inspect", "--format", "{{.Internal}}", f"{project.project}_front").stdout.strip()
