@@ -263,6 +263,13 @@ def write_env(folder: Path, settings: Mapping[str, str]) -> None:
     (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
 
+def one_offs(project: str) -> list[str]:
+    """Returns the containers that were run for one command and are still there."""
+    labels = (f"com.docker.compose.project={project}", "com.docker.compose.oneoff=True")
+    only = [word for label in labels for word in ("--filter", f"label={label}")]
+    return docker("ps", "--all", "--quiet", *only).stdout.split()
+
+
 def left_of(project: str) -> list[str]:
     """Returns what the engine still has of a project."""
     only = ("--quiet", "--filter", f"label=com.docker.compose.project={project}")
@@ -342,6 +349,9 @@ def containers(
         print(getattr(error, "stderr", b"").decode(errors="replace"), running.logs("40"))
         raise
     finally:
+        # A command that ran out of time holds the networks.
+        for one in one_offs(running.project):
+            docker("rm", "--force", one)
         compose.stop()
         assert not (left := left_of(running.project)), f"left: {left}"
 
