@@ -21,7 +21,9 @@ from services.tracking.store.spool import SpooledOpen
 _LOG = log.get(__name__)
 T = TypeVar("T")
 
-APPEND_SECONDS = 0.3
+# PostgreSQL has had its time by then, and after the spool there is only the log: a visitor who waits for two seconds on a
+# machine that is too busy is better than an open without a record.
+APPEND_SECONDS = 1.5
 # Opens that may wait for the thread. Above it the disk is so slow that waiting would only use up memory and patience.
 _WAITING_AT_MOST = 5_000
 
@@ -61,7 +63,7 @@ class Spool:
         self._thread.shutdown(wait=False)
 
     async def append(self, opens: Sequence[RawOpen], refusal: str | None = None) -> None:
-        """Returns when the opens are on disk; raises SpoolAway when that did not happen within 300 ms."""
+        """Returns when the opens are on disk; raises SpoolAway when that did not happen within 1.5 s."""
         if self._waiting_opens + len(opens) > _WAITING_AT_MOST:
             raise SpoolAway("too many opens wait for the disk")
         if self._appending is not None and time.monotonic() - self._append_began > APPEND_SECONDS:
