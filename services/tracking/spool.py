@@ -21,8 +21,8 @@ from services.tracking.store.spool import SpooledOpen
 _LOG = log.get(__name__)
 T = TypeVar("T")
 
-# PostgreSQL has had its time by then, and after the spool there is only the log: a visitor who waits for two seconds on a
-# machine that is too busy is better than an open without a record.
+# PostgreSQL has had its time by then, and after the spool there is only the log: a visitor who waits for two seconds on
+# a machine that is too busy is better than an open without a record.
 APPEND_SECONDS = 1.5
 # Opens that may wait for the thread. Above it the disk is so slow that waiting would only use up memory and patience.
 _WAITING_AT_MOST = 5_000
