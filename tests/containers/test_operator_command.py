@@ -20,7 +20,10 @@ from tests.containers.installs import installed, refused, runs
 from tests.fix_bundle import ROOT
 from tests.fix_containers import Containers, docker, surroundings, tag, write_env
 
-TOOLS = "sh readlink dirname basename sed grep cat cut sort head tail id cp chmod mktemp mv rm date sleep awk tr wc flock env"
+TOOLS = (
+    "sh readlink dirname basename sed grep cat cut sort head tail id cp chmod mktemp mv rm date sleep awk tr wc flock"
+    " env"
+)
 NAMES = tuple(f"{name}.opennotice.localhost" for name in ("links", "staff", "api"))
 
 
