@@ -152,10 +152,14 @@ class AuthCalls:
                 request, metadata=[(IDENTITY_METADATA, token)], timeout=_SECONDS, wait_for_ready=True
             )
         except grpc.RpcError as error:
-            # The blocking stub's error has the same questions as the asyncio one's.
-            told = from_rpc_error(cast("grpc.aio.AioRpcError", error))
-            faults = "; ".join(f"{field}: {message}" for field, message in told.fields)
-            raise CallRefused(faults or told.message) from None
+            raise CallRefused(reason_of(error)) from None
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Says in one line why a call of a blocking stub was refused."""
+    # Its error has the same questions as the asyncio one's.
+    told = from_rpc_error(cast("grpc.aio.AioRpcError", error))
+    return "; ".join(f"{field}: {message}" for field, message in told.fields) or told.message
 
 
 def _agency_id(agency: str) -> UUID:

@@ -316,10 +316,9 @@ def migrate_in_place(home: Home, say: Say) -> None:
     """Checks both servers, makes the database and brings it up to date."""
     settings = load_container_settings()
     asyncio.run(_check_servers(home, settings, say, ("postgres", "nats")))
-    url = admin_url(home)
-    if not home.secret("postgres-url").exists():
+    url, own = admin_url(home), home.secret("postgres-url").exists()
+    if not own:
         make_database(url.rpartition("/")[0] + "/postgres")
-    own = home.secret("postgres-url").exists()
     upgrade.before_migrations(home, url, own_server=own, wanted=settings.restore_point, say=say)
     applied = bring_up_to_date(url, home)
     upgrade.after_migrations(home, settings.version)

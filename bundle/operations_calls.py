@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from opennotice.operations.v1 import operations_pb2, operations_pb2_grpc
 
-from bundle.auth_calls import CallRefused
+from bundle.auth_calls import CallRefused, reason_of
 from bundle.home import Home
 from bundle.processes import reached_at
 from bundle.settings import SERVICES, BundleSettings
-from services.chassis.errors import from_rpc_error
 from services.chassis.identity import IDENTITY_METADATA, Signer
 
 _SECONDS = 40.0
@@ -91,10 +90,7 @@ class OperationsCalls:
                     request, metadata=[(IDENTITY_METADATA, self._signer.as_process())], timeout=_SECONDS
                 )
             except grpc.RpcError as error:
-                # The blocking stub's error has the same questions as the asyncio one's.
-                told = from_rpc_error(cast("grpc.aio.AioRpcError", error))
-                faults = "; ".join(f"{field}: {message}" for field, message in told.fields)
-                raise CallRefused(f"{service}: {faults or told.message}") from None
+                raise CallRefused(f"{service}: {reason_of(error)}") from None
 
 
 def _services(service: str | None) -> tuple[str, ...]:
