@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,16 +79,23 @@ def put_entries(ingest: Pool) -> PutEntries:
     return put
 
 
-@pytest.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    """A connection as enrichment and link hold it."""
-    bus = Bus(nats_url, "test", ["ENRICHMENT", "LINK"])
+@asynccontextmanager
+async def connected(nats_url: str, *streams: str) -> AsyncIterator[Bus]:
+    """Holds a connection that publishes to some streams or reads from them."""
+    bus = Bus(nats_url, "test", streams)
     running = asyncio.create_task(bus.run())
     async with asyncio.timeout(10):
         await bus.connected()
     yield bus
     await bus.close()
     running.cancel()
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    """A connection as enrichment and link hold it."""
+    async with connected(nats_url, "ENRICHMENT", "LINK") as bus:
+        yield bus
 
 
 @dataclass

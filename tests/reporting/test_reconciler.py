@@ -22,7 +22,7 @@ from services.tracking.store import opens as store
 from tests.cast import DANA
 from tests.fix_postgres import Database
 from tests.fix_rpc import Keyring
-from tests.reporting.conftest import PutOpens, Reporting
+from tests.reporting.conftest import PutOpens, Reporting, connected
 from tests.reporting.sample import an_open
 
 LONG_AGO = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
@@ -65,13 +65,8 @@ def record(raw: Pool, database: Database) -> Record:
 @pytest.fixture
 async def bus(nats_url: str) -> AsyncIterator[Bus]:
     """The connection of tracking."""
-    bus = Bus(nats_url, "test", ["ENRICHMENT", "TRACKING"])
-    running = asyncio.create_task(bus.run())
-    async with asyncio.timeout(10):
-        await bus.connected()
-    yield bus
-    await bus.close()
-    running.cancel()
+    async with connected(nats_url, "ENRICHMENT", "TRACKING") as bus:
+        yield bus
 
 
 @pytest.fixture
