@@ -28,7 +28,7 @@ from services.chassis.serve import CLIENT_OPTIONS
 from tests.cast import DANA
 from tests.fix_postgres import Database
 from tests.fix_rpc import Keyring, free_address
-from tests.tracking.gate import Gate
+from tests.gate import Gate
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "1:" + "A" * 43 + "="

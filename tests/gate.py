@@ -7,7 +7,9 @@ from typing import Any
 
 
 class Gate:
-    """A TCP proxy on loopback: open, shut (connections refused, those there cut) or held (accepted, never answered)."""
+    """A TCP proxy on loopback: open, shut (connections refused, those there cut), held (accepted, never answered),
+    slow, or cutting connections between a request and its answer.
+    """
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -16,6 +18,10 @@ class Gate:
         self._answering = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._delay_seconds = 0.0
+        self._cut_next = False
+        # How many connections were cut in place of an answer.
+        self.cuts = 0
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.port = self._run(self._listen(0))
         self.open()
@@ -36,13 +42,24 @@ class Gate:
             writer.close()
             return
         self._writers.add(back)
-        await asyncio.gather(self._pass_on(reader, back, self._moving), self._pass_on(there, writer, self._answering))
+        await asyncio.gather(
+            self._pass_on(reader, back, self._moving), self._pass_on(there, writer, self._answering, is_answer=True)
+        )
         self._writers -= {writer, back}
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may: asyncio.Event) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may: asyncio.Event, *, is_answer: bool = False
+    ) -> None:
         try:
             while data := await reader.read(65536):
                 await may.wait()
+                if is_answer and self._cut_next:
+                    self._cut_next = False
+                    self.cuts += 1
+                    writer.transport.abort()
+                    return
+                if self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
                 writer.write(data)
                 await writer.drain()
         except OSError:
@@ -80,6 +97,14 @@ class Gate:
             return 0
 
         self._run(work())
+
+    def delay(self, seconds: float) -> None:
+        """Lets everything through, later: each way takes so much longer, until it is 0 again."""
+        self._loop.call_soon_threadsafe(setattr, self, "_delay_seconds", seconds)
+
+    def cut_next_answer(self) -> None:
+        """Cuts the next connection on which an answer comes, instead of the answer: what was asked has been done."""
+        self._loop.call_soon_threadsafe(setattr, self, "_cut_next", True)
 
     def shut(self) -> None:
         """Refuses and cuts, like a server that died."""

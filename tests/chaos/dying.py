@@ -1,0 +1,248 @@
+"""What dies, goes away or freezes: processes, PostgreSQL, NATS, and the ways between them."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+from services.tracking import metrics
+from tests.chaos.rig import OWN, Rig, wait_for
+from tests.chaos.trial import Outcome, Run, Trial, served_in
+
+_READY_AGAIN_SECONDS = 90.0
+
+
+def killed(*names: str) -> Callable[[Run], Outcome]:
+    """Any process may die at any moment."""
+
+    def trial(run: Run) -> Outcome:
+        def damage() -> None:
+            for _ in run.moments(run.scale.load_seconds - 8, run.scale.times):
+                run.rig.kill(*names)
+
+        _, verdict = run.load(run.scale.busy, damage)
+        # Visitors who were due while nobody listened waited in the queue of the socket.
+        run.within("slowest_s", verdict.slowest, 10 if "postgres" in names else 5)
+        run.within("complete_s", float(str(run.outcome.figures["complete_s"])), 30)
+        # Only the requests that a dying process had in its hands may go without an answer.
+        cut = 0 if "tracking" not in names else run.scale.times * 200
+        run.outcome.must(verdict.unknown <= cut, f"{verdict.unknown} visitors had no answer")
+        run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
+        return run.outcome
+
+    return trial
+
+
+@contextlib.contextmanager
+def _stopped(rig: Rig, name: str) -> Iterator[None]:
+    server = rig.servers[name]
+    server.end()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+def nats_away(run: Run) -> Outcome:
+    """NATS may be away for long: nobody notices, and what was not told is told afterwards."""
+    rig = run.rig
+    before = {name: rig.processes()[name]["restarts"] for name in OWN}
+
+    def damage() -> None:
+        for _ in range(run.scale.times if run.scale.name != "full" else 1):
+            with _stopped(rig, "nats"):
+                time.sleep(run.scale.away_seconds)
+            time.sleep(5)
+
+    seconds = run.scale.load_seconds + (run.scale.away_seconds if run.scale.name == "full" else 0)
+    _, verdict = run.load(run.scale.usual, damage, seconds=seconds)
+    run.within("p99_ms", verdict.p99 * 1000, 150)
+    _nobody_left_out(run, verdict.unknown, verdict.refused, verdict.unrecorded)
+    after = {name: rig.processes()[name]["restarts"] for name in OWN}
+    run.outcome.must(before == after, f"processes ended: {before} before, {after} after")
+    return run.outcome
+
+
+def postgres_away(run: Run) -> Outcome:
+    """PostgreSQL may be away: known links are served and recorded, unknown ones are told to come back."""
+    rig = run.rig
+    spans: list[tuple[float, float]] = []
+    staff: list[tuple[int, float]] = []
+
+    def damage() -> None:
+        for _ in range(run.scale.times):
+            with _stopped(rig, "postgres"):
+                began = time.time()
+                time.sleep(min(run.scale.away_seconds, 120) / 2)
+                with rig.bundle.api(rig.key) as api:
+                    asked = time.monotonic()
+                    answer = api.get("opens")
+                    staff.append((answer.status_code, time.monotonic() - asked))
+                time.sleep(min(run.scale.away_seconds, 120) / 2)
+                spans.append((began, time.time()))
+            time.sleep(5)
+
+    requests, verdict = run.load(run.scale.usual, damage)
+    asked, served = (sum(parts) for parts in zip(*(served_in(requests, *span) for span in spans), strict=True))
+    run.outcome.figures |= {"asked_while_away": asked, "served": served}
+    run.outcome.must(asked == served > 0, f"{asked - served} of {asked} known links were not served while it was away")
+    _nobody_left_out(run, verdict.unknown, verdict.refused, verdict.unrecorded)
+    # A second at each end, in which it is neither there nor away.
+    inside = [(began + 1, ended - 1) for began, ended in spans]
+    strangers = [
+        one.status
+        for one in requests
+        if one.kind == "unknown" and any(began < one.sent and one.received < ended for began, ended in inside)
+    ]
+    run.outcome.figures["unknown_tokens_503"] = f"{strangers.count(503)}/{len(strangers)}"
+    run.outcome.must(set(strangers) <= {503}, f"unknown tokens were answered {sorted(set(strangers))}")
+    run.outcome.must(all(status == 503 for status, _ in staff), f"staff were answered {staff}")
+    run.within("staff_told_s", max(seconds for _, seconds in staff), 3)
+    return run.outcome
+
+
+def _nobody_left_out(run: Run, unknown: int, refused: int, unrecorded: int) -> None:
+    run.outcome.must(unknown == 0, f"{unknown} visitors had no answer")
+    run.outcome.must(refused == 0, f"{refused} known links were not served")
+    run.outcome.must(unrecorded == 0, f"{unrecorded} visitors were served without a record")
+
+
+def frozen(name: str) -> Callable[[Run], Outcome]:
+    """A process that stands still, with all its connections open, is not a dead one."""
+
+    @contextlib.contextmanager
+    def freeze(rig: Rig) -> Iterator[None]:
+        with rig.frozen(name):
+            yield
+
+    return _still(name, freeze)
+
+
+def held(name: str) -> Callable[[Run], Outcome]:
+    """A way that takes connections and lets nothing through."""
+
+    @contextlib.contextmanager
+    def hold(rig: Rig) -> Iterator[None]:
+        rig.gates[name].hold()
+        try:
+            yield
+        finally:
+            rig.gates[name].open()
+
+    return _still(name, hold)
+
+
+def _still(name: str, freeze: Callable[[Rig], contextlib.AbstractContextManager[None]]) -> Callable[[Run], Outcome]:
+    noticed_by = {"nats": "opennotice_nats_away", "postgres": metrics.STORE_AWAY._name}.get(name)
+
+    def trial(run: Run) -> Outcome:
+        rig, noticed = run.rig, list[float]()
+        watched = [one for one in OWN if one != name]
+        before = {one: rig.memory(one) for one in watched}
+        most = dict(before)
+
+        def damage() -> None:
+            for _ in range(run.scale.times):
+                with freeze(rig):
+                    began = time.monotonic()
+                    while time.monotonic() - began < run.scale.frozen_seconds:
+                        for one in watched:
+                            most[one] = max(most[one], rig.memory(one))
+                        if noticed_by and len(noticed) <= _ and rig.metric("tracking", noticed_by):
+                            noticed.append(time.monotonic() - began)
+                        time.sleep(0.25)
+                time.sleep(5)
+
+        _, verdict = run.load(run.scale.usual, damage)
+        grown = {one: most[one] - before[one] for one in watched}
+        worst = max(grown, key=lambda one: grown[one])
+        run.outcome.figures["grown_mb"] = f"{worst} {grown[worst]:.0f}"
+        run.outcome.must(grown[worst] <= 100, f"{worst} grew by {grown[worst]:.0f} MB")
+        if name != "tracking":
+            # While tracking itself stands still nobody can answer; its visitors wait.
+            run.within("p99_ms", verdict.p99 * 1000, 2_500)
+        run.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
+        run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
+        if noticed_by:
+            run.outcome.must(len(noticed) == run.scale.times, f"noticed {len(noticed)} of {run.scale.times} times")
+            run.within("noticed_s", max(noticed, default=0.0), 15)
+        return run.outcome
+
+    return trial
+
+
+def slow_way(name: str) -> Callable[[Run], Outcome]:
+    """A way on which everything takes half a second longer."""
+
+    def trial(run: Run) -> Outcome:
+        def damage() -> None:
+            for _ in range(run.scale.times):
+                run.rig.gates[name].delay(0.5)
+                time.sleep(run.scale.frozen_seconds)
+                run.rig.gates[name].delay(0.0)
+                time.sleep(5)
+
+        _, verdict = run.load(run.scale.usual, damage)
+        run.within("p99_ms", verdict.p99 * 1000, 2_500)
+        run.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
+        run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
+        return run.outcome
+
+    return trial
+
+
+def cut_after_commit(run: Run) -> Outcome:
+    """The connection to PostgreSQL breaks after a commit was sent and before its answer: done, and nobody knows."""
+
+    def damage() -> None:
+        for _ in run.moments(run.scale.load_seconds - 8, run.scale.times * 10):
+            run.rig.gates["postgres"].cut_next_answer()
+
+    _, verdict = run.load(run.scale.usual, damage)
+    _nobody_left_out(run, verdict.unknown, verdict.refused, verdict.unrecorded)
+    run.outcome.figures["cuts"] = run.rig.gates["postgres"].cuts
+    run.outcome.must(run.rig.gates["postgres"].cuts > 0, "no connection was cut")
+    return run.outcome
+
+
+def stopped_in_turn(run: Run) -> Outcome:
+    """Every process is stopped and started again, as in an upgrade, while visitors come."""
+    rig, took = run.rig, dict[str, float]()
+
+    def damage() -> None:
+        for name in OWN:
+            pid, restarts = rig.pid(name), rig.processes()[name]["restarts"]
+            began = time.monotonic()
+            os.kill(pid, signal.SIGTERM)
+            wait_for(lambda pid=pid: not rig.is_alive(pid), 40, f"{name} to end")  # type: ignore[misc]
+            took[name] = time.monotonic() - began
+            wait_for(
+                lambda name=name, restarts=restarts: (  # type: ignore[misc]
+                    rig.processes()[name]["restarts"] > restarts and rig.processes()[name]["state"] == "ready"
+                ),
+                _READY_AGAIN_SECONDS,
+                f"{name} to be ready again",
+            )
+
+    _, verdict = run.load(run.scale.usual, damage, seconds=max(run.scale.load_seconds, 30))
+    slowest = max(took, key=lambda name: took[name])
+    run.outcome.figures["slowest_to_end"] = slowest
+    run.within("ended_in_s", took[slowest], 20)
+    share = (verdict.refused + verdict.unknown) / verdict.sent
+    run.outcome.figures["not_served"] = f"{share:.2%}"
+    run.outcome.must(share <= 0.001, f"{share:.2%} of the visitors were not served")
+    return run.outcome
+
+
+_TARGETS = [(name,) for name in OWN] + [("nats",), ("postgres",), ("nats", "postgres")]
+TRIALS = [
+    *(Trial("P1", f"kill -9 {' and '.join(names)}", killed(*names)) for names in _TARGETS),
+    Trial("P3", "NATS away", nats_away, own=("nats", "postgres")),
+    Trial("P4", "PostgreSQL away", postgres_away, own=("nats", "postgres")),
+    *(Trial("P9", f"{name} frozen", frozen(name)) for name in ("nats", "postgres", "tracking", "enrichment")),
+    *(Trial("P9", f"way to {name} held", held(name), own=("nats", "postgres")) for name in ("nats", "postgres")),
+    *(Trial("P9", f"way to {name} slow", slow_way(name), own=("nats", "postgres")) for name in ("nats", "postgres")),
+    Trial("P9", "cut after COMMIT", cut_after_commit, own=("nats", "postgres")),
+    Trial("P10", "processes stopped in turn", stopped_in_turn),
+]
