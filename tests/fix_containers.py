@@ -184,6 +184,16 @@ class Containers(Product):
         done = docker("compose", "--ansi", "never", "logs", "--tail", lines, cwd=self.folder, check=False)
         return done.stdout + done.stderr
 
+    def kill(self) -> None:
+        """Ends everything at once: nobody will look at these data again, and ten orderly ends take their time."""
+        self.compose("--profile", "cli", "kill", check=False, seconds=120)
+
+    def remove(self) -> None:
+        """Removes everything that the engine has of the project, the data too."""
+        self.kill()
+        self.compose("--profile", "cli", "down", "--volumes", "--remove-orphans", seconds=240)
+        assert not (left := left_of(self.project)), f"left: {left}"
+
     def measure(self) -> dict[str, float]:
         """Returns the resident memory of every container in MiB; the machine's cache of files is not in it."""
         units = {"GiB": 1024, "MiB": 1, "KiB": 1 / 1024, "kB": 1 / 1024, "B": 1 / 1048576}
@@ -352,6 +362,7 @@ def containers(
         # A command that ran out of time holds the networks.
         for one in one_offs(running.project):
             docker("rm", "--force", one)
+        running.kill()
         compose.stop()
         assert not (left := left_of(running.project)), f"left: {left}"
 

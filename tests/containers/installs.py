@@ -20,6 +20,7 @@ def installed(folder: Path, **settings: str) -> Iterator[Containers]:
         yield project
     finally:
         write_env(folder, {**project.settings, "COMPOSE_FILE": "compose.yaml"})
+        project.kill()
         project.compose("--profile", "cli", "down", "--volumes", "--remove-orphans", check=False)
         for kind, one in (line.split() for line in left_of(project.project)):
             docker(kind, "rm", one, check=False)

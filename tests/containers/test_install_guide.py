@@ -12,7 +12,7 @@ import pytest
 from bundle.command import opennotice
 from bundle.containers import ContainerSettings
 from tests.fix_bundle import ROOT
-from tests.fix_containers import Containers, left_of, make_project, surroundings, tag
+from tests.fix_containers import Containers, make_project, surroundings, tag
 
 GUIDE = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
 SCRIPT = (ROOT / "deploy" / "opennotice").read_text(encoding="utf-8")
@@ -28,8 +28,7 @@ def bare(engine: None, tmp_path: Path) -> Iterator[Containers]:
         yield project
     finally:
         (tmp_path / "chosen").replace(tmp_path / ".env")
-        project.compose("--profile", "cli", "down", "--volumes", "--remove-orphans")
-        assert not left_of(project.project)
+        project.remove()
 
 
 @pytest.mark.engine

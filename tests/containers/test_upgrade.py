@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.test_main_job import eventually, new_client, new_link
-from tests.fix_containers import IMAGES, Containers, docker, left_of, make_project, surroundings, tag
+from tests.fix_containers import IMAGES, Containers, docker, make_project, surroundings, tag
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -144,8 +144,7 @@ def install(versions: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
         print(found.containers.logs("40"))
         raise
     finally:
-        found.containers.compose("--profile", "cli", "down", "--volumes", "--remove-orphans", seconds=120)
-        assert not (left := left_of(found.containers.project)), f"left: {left}"
+        found.containers.remove()
 
 
 @pytest.fixture(scope="module")
