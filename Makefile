@@ -81,6 +81,10 @@ format: .state/dev ## Put the code into the house's form
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
+.PHONY: chaos
+chaos: .state/dev .state/stubs-dev ## Kill, freeze and damage it under load and compare the report (40 minutes; FULL=1: hours)
+	@$(PY) -m tests.chaos $(if $(FULL),--full --report docs/faults.md) $(if $(ONLY),--only "$(ONLY)")
+
 .PHONY: bench
 bench: .state/dev .state/stubs-dev ## Measure: opens a second, enrichment, search and export; prints, compares nothing
 	@$(PY) -m tests.bench.opens
