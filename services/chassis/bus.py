@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
+from nats.protocol.parser import PERMISSIONS_ERR
 from prometheus_client import Gauge
 
 from services.chassis import log, postgres
@@ -46,6 +47,8 @@ _ACK_WAIT_SECONDS = 10.0
 _MAX_ACK_PENDING = 1000
 _ATTEMPTS_BEFORE_DEAD_LETTER = 5
 _RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0)
+# How long a refused permission counts as being without NATS: longer than a publisher that keeps trying takes.
+_REFUSAL_SECONDS = 60.0
 # How long a reader gathers after the first event: a round of one costs as much as a round of fifty.
 _GATHER_SECONDS = 0.1
 _MOST_AT_ONCE = 16
@@ -143,11 +146,17 @@ class Bus:
         self._ready = asyncio.Event()
         self._made: dict[str, datetime] = {}
         self._given_up = asyncio.Event()
+        self._refused_at = -_REFUSAL_SECONDS
 
     @property
     def is_connected(self) -> bool:
         """Whether the server answers and all streams are there."""
         return self._ready.is_set() and self._client is not None and self._client.is_connected
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server has just refused what this process tried to publish or read."""
+        return time.monotonic() - self._refused_at < _REFUSAL_SECONDS
 
     @property
     def client(self) -> Client:
@@ -176,7 +185,7 @@ class Bus:
         """Connects and keeps the streams as declared. Raises when the connection is lost for good, and connects anew
         when it is started again.
         """
-        _AWAY.set_function(lambda: not self.is_connected)
+        _AWAY.set_function(lambda: self.is_refused or not self.is_connected)
         if self._client is None or self._client.is_closed:
             self._client = await self._connect()
             self._js = self._client.jetstream(timeout=_PUBLISH_SECONDS)
@@ -210,8 +219,12 @@ class Bus:
 
     async def _connect(self) -> Client:
         async def on_error(error: Exception) -> None:
-            # Refused permissions arrive only here.
-            _LOG.warning("nats", error=type(error).__name__)
+            # Refused permissions arrive only here; whoever published or asked just waits in vain.
+            if PERMISSIONS_ERR in str(error):
+                self._refused_at = time.monotonic()
+                _LOG.error("NATS refuses a permission", error=str(error))
+            else:
+                _LOG.warning("nats", error=type(error).__name__)
 
         async def on_closed() -> None:
             # Any error that the server tells a client makes the library close. A late word of an earlier connection
@@ -313,6 +326,9 @@ class Consumer(Generic[M]):
         self._handle = handle
         self._dead_letters = dead_letters
         self._subject = subject_for(message.DESCRIPTOR)
+        # How often each event had come when this process gave it back; a number alone may mean another event one day.
+        self._given_back: dict[int, int] = {}
+        self._unreleased: dict[int, bool] = {}
         if isinstance(dead_letters, DeadLetters):
             dead_letters.on_replay(durable, message.DESCRIPTOR.full_name, self._replay)
 
@@ -365,6 +381,74 @@ class Consumer(Generic[M]):
             await self._bus.js.add_consumer(self._stream, wanted)
 
     async def _take(self, messages: list[Msg]) -> None:
+        """Takes in what came for the first time together, and what was left without an answer one by one."""
+        await self._release_rest()
+        first: list[Msg] = []
+        left: list[Msg] = []
+        for message in messages:
+            (left if self._was_left(message) else first).append(message)
+        if first:
+            await self._take_together(first)
+        for message in left:
+            await self._take_alone(message)
+
+    def _was_left(self, message: Msg) -> bool:
+        """Whether whoever had an event before gave no answer: then it may have been the end of that process."""
+        came = message.metadata.num_delivered
+        return came > 1 and self._given_back.pop(message.metadata.sequence.stream, 0) != came - 1
+
+    async def _take_alone(self, message: Msg) -> None:
+        """Takes in one event that may end the process, and keeps it first, so that it does so no third time."""
+        letters = self._dead_letters
+        if not isinstance(letters, DeadLetters):
+            await self._take_together([message])
+            return
+        try:
+            number = await letters.hold(
+                consumer=self._durable,
+                subject=message.subject,
+                message_type=_type_said(message),
+                payload=message.data,
+                attempts=message.metadata.num_delivered - 1,
+            )
+        except Exception as error:
+            _LOG.warning("reading waits", consumer=self._durable, error=type(error).__name__)
+            await self._give_back(message, _RETRY_SECONDS[0])
+            await asyncio.sleep(_RETRY_SECONDS[0])
+            return
+        if number is None:
+            await message.ack()
+            return
+        self._unreleased[number] = False
+        try:
+            self._unreleased[number] = await self._take_together([message])
+        finally:
+            # Also when the process is told to stop: only one that is killed must leave it behind.
+            await asyncio.shield(self._release(number, taken=self._unreleased[number]))
+
+    async def _release(self, number: int, *, taken: bool) -> None:
+        assert isinstance(self._dead_letters, DeadLetters)
+        try:
+            await self._dead_letters.release(number, taken=taken)
+        except Exception as error:
+            _LOG.warning("event is released later", consumer=self._durable, error=type(error).__name__)
+        else:
+            del self._unreleased[number]
+
+    async def _release_rest(self) -> None:
+        """Releases what could not be released because the store was away."""
+        for number, taken in list(self._unreleased.items()):
+            await self._release(number, taken=taken)
+
+    async def _give_back(self, message: Msg, seconds: float) -> None:
+        """Has an event delivered again later."""
+        if len(self._given_back) >= _MAX_ACK_PENDING:
+            self._given_back.pop(next(iter(self._given_back)))
+        self._given_back[message.metadata.sequence.stream] = message.metadata.num_delivered
+        await message.nak(delay=seconds)
+
+    async def _take_together(self, messages: list[Msg]) -> bool:
+        """Returns whether all of them were taken in."""
         readable: list[tuple[Msg, Received[M]]] = []
         for message in messages:
             try:
@@ -372,26 +456,30 @@ class Consumer(Generic[M]):
             except (DecodeError, ValueError) as error:
                 await self._fail(message, error, final=True)
         if not readable:
-            return
+            return False
         try:
             await self._handle([received for _, received in readable])
         except Exception as error:
             if is_passing(error):
                 _LOG.warning("reading waits", consumer=self._durable, error=type(error).__name__)
-                await asyncio.gather(*(message.nak(delay=_RETRY_SECONDS[0]) for message, _ in readable))
+                await asyncio.gather(*(self._give_back(message, _RETRY_SECONDS[0]) for message, _ in readable))
                 await asyncio.sleep(_RETRY_SECONDS[0])
             elif len(readable) == 1:
                 await self._fail(readable[0][0], error)
             else:
                 for message, _ in readable:
-                    await self._take([message])
-            return
+                    await self._take_together([message])
+            return False
         await asyncio.gather(*(message.ack() for message, _ in readable))
+        return len(readable) == len(messages)
 
     def _read(self, message: Msg) -> Received[M]:
-        said = (message.headers or {}).get("Opennotice-Type", self._message.DESCRIPTOR.full_name)
-        if said != self._message.DESCRIPTOR.full_name:
-            raise ValueError(f"is of another type than its subject says: {said[:200]}")
+        said = _type_said(message)
+        if said not in ("", self._message.DESCRIPTOR.full_name):
+            raise ValueError(f"is of another type than its subject says: {said}")
+        if not message.data:
+            # As protobuf it would be an event in which nothing is set; every event of ours has an id.
+            raise ValueError("is empty")
         parsed = self._message.FromString(message.data)
         return Received(parsed, message.metadata.num_delivered, message.metadata.sequence.stream)
 
@@ -403,7 +491,7 @@ class Consumer(Generic[M]):
                 await self._dead_letters.keep(
                     consumer=self._durable,
                     subject=message.subject,
-                    message_type=(message.headers or {}).get("Opennotice-Type", "")[:200],
+                    message_type=_type_said(message),
                     payload=message.data,
                     error=error,
                     attempts=attempts,
@@ -413,7 +501,11 @@ class Consumer(Generic[M]):
             else:
                 await message.ack()
                 return
-        await message.nak(delay=_RETRY_SECONDS[min(attempts, len(_RETRY_SECONDS)) - 1])
+        await self._give_back(message, _RETRY_SECONDS[min(attempts, len(_RETRY_SECONDS)) - 1])
+
+
+def _type_said(message: Msg) -> str:
+    return (message.headers or {}).get("Opennotice-Type", "")[:200]
 
 
 async def _gather(reader: Any) -> list[Msg]:
@@ -424,5 +516,6 @@ async def _gather(reader: Any) -> list[Msg]:
         return []
     try:
         return found + list(await reader.fetch(_MOST_AT_ONCE - 1, timeout=_GATHER_SECONDS))
-    except TimeoutError:
+    except (TimeoutError, NatsError):
+        # A fault shows again with the next round; what is in hand must not wait for that.
         return found

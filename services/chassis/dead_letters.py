@@ -17,6 +17,17 @@ _LOG = log.get(__name__)
 _WAITING = prometheus_client.Gauge("opennotice_dead_letters", "Events that were set aside and wait for somebody")
 _COUNT_SECONDS = 30.0
 _ERROR_LENGTH = 2000
+# How the letter of an event begins that is being read again, and how it ends when nobody came back from that.
+_IN_HAND = "in hand again: the process that had it before ended or hung"
+_QUARANTINED = "quarantined: the process that had it ended or hung, twice; it was not read a third time"
+_INSERT = sql.SQL(
+    "insert into {} (consumer, subject, message_type, payload, error, attempts) values (%s, %s, %s, %s, %s, %s)"
+    " returning id"
+)
+_INSERT_AS = sql.SQL(
+    "insert into {} (id, consumer, subject, message_type, payload, error, attempts) overriding system value"
+    " values (%s, %s, %s, %s, %s, %s, %s)"
+)
 Replay = Callable[[bytes], Awaitable[None]]
 
 
@@ -50,13 +61,36 @@ class DeadLetters:
         self, *, consumer: str, subject: str, message_type: str, payload: bytes, error: BaseException, attempts: int
     ) -> None:
         """Keeps one event that will not be tried again by itself."""
-        query = sql.SQL(
-            "insert into {} (consumer, subject, message_type, payload, error, attempts) values (%s, %s, %s, %s, %s, %s)"
-        )
         values = (consumer, subject, message_type, payload, _told(error), attempts)
         async with self._database.transaction() as conn:
-            await conn.execute(query.format(self._table), values)
+            await conn.execute(_INSERT.format(self._table), values)
         _LOG.error("event became a dead letter", consumer=consumer, subject=subject, error=type(error).__name__)
+
+    async def hold(
+        self, *, consumer: str, subject: str, message_type: str, payload: bytes, attempts: int
+    ) -> int | None:
+        """Keeps an event before it is read again that was left without an answer: it may have ended the process.
+
+        Returns the number to release it by when it did no harm; None when it was held before and never released, and
+        then it stays here and must not be read. Known by its bytes: numbers in a stream may begin anew.
+        """
+        forget = sql.SQL("delete from {} where consumer = %s and error = %s and payload = %s returning id")
+        values = (consumer, subject, message_type, payload)
+        async with self._database.transaction() as conn:
+            left = await conn.execute(forget.format(self._table), (consumer, _IN_HAND, payload))
+            if (row := await left.fetchone()) is None:
+                row = await (await conn.execute(_INSERT.format(self._table), (*values, _IN_HAND, attempts))).fetchone()
+                return int(row[0]) if row else None
+            # Under the same number: whoever held it may only have hung, and releases it yet.
+            await conn.execute(_INSERT_AS.format(self._table), (row[0], *values, _QUARANTINED, attempts))
+        _LOG.error("event became a dead letter", consumer=consumer, subject=subject, error="unanswered twice")
+        return None
+
+    async def release(self, number: int, *, taken: bool) -> None:
+        """Forgets an event that was held; one that was not taken in stays when another process gave it up meanwhile."""
+        forget = sql.SQL("delete from {} where id = %s and (%s or error = %s)").format(self._table)
+        async with self._database.transaction() as conn:
+            await conn.execute(forget, (number, taken, _IN_HAND))
 
     async def count(self) -> int:
         """Returns how many wait."""

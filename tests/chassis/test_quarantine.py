@@ -1,0 +1,161 @@
+"""An event that ends the process which reads it does so twice, and never takes another one along."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from opennotice.auth.v1 import events_pb2
+
+from services.chassis import bus as bus_module
+from services.chassis.bus import Bus, Received
+from services.chassis.dead_letters import DeadLetters
+from services.chassis.errors import Unavailable
+from services.chassis.names import new_id
+from services.chassis.postgres import Database as Pool
+from tests.chassis.mortal import DEADLY, DURABLE
+from tests.chassis.test_bus import _nothing_waits, agency_changed, consumer, until
+from tests.fix_postgres import Database
+
+ROOT = Path(__file__).resolve().parents[2]
+LETTERS = "select id, payload, error, attempts from frame.dead_letters order by id"
+
+
+async def rows(pool: Pool, query: str) -> list[Any]:
+    """Returns what a query finds."""
+    async with pool.transaction() as conn:
+        return await (await conn.execute(query.encode())).fetchall()
+
+
+async def publish(bus: Bus, *names: str) -> None:
+    """Publishes an event for each name."""
+    for name in names:
+        await bus.publish(agency_changed(name), str(new_id()))
+
+
+async def leave_unanswered(bus: Bus, count: int) -> None:
+    """Takes events as a process does that ends before it answers."""
+    reader = await bus.js.pull_subscribe_bind(consumer=DURABLE, stream="AUTH")
+    assert len(await reader.fetch(count, timeout=5)) == count
+    await reader.unsubscribe()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has events come again soon that were left without an answer."""
+    monkeypatch.setattr(bus_module, "_ACK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(bus_module, "_RETRY_SECONDS", (0.05,) * 4)
+    monkeypatch.setattr(bus_module, "_LINGER_SECONDS", 0.3)
+
+
+async def test_an_event_that_kills_its_reader_is_set_aside_before_it_is_read_a_third_time(
+    bus: Bus, pool: Pool, nats_url: str, database: Database
+) -> None:
+    await publish(bus, "before", DEADLY.decode(), "after")
+    with psycopg.connect(database.admin_url, autocommit=True) as conn:
+        conn.execute("create table frame.seen (name text)")
+    ends: list[int] = []
+    while not any("quarantined" in row[2] for row in await rows(pool, LETTERS)):
+        assert len(ends) < 4
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.chassis.mortal", nats_url, database.admin_url, cwd=ROOT
+        )
+
+        async def over(child: asyncio.subprocess.Process = child) -> bool:
+            letters = await rows(pool, LETTERS)
+            return child.returncode is not None or any("quarantined" in row[2] for row in letters)
+
+        await until(over, 30)
+        if child.returncode is not None:
+            ends.append(child.returncode)
+    await until(lambda: _nothing_waits(bus), 20)
+    child.kill()
+    await child.wait()
+    assert ends == [-signal.SIGKILL] * 2
+    # What was in its company, and what stood behind it, came through.
+    assert set(await rows(pool, "select name from frame.seen")) == {("before",), ("after",)}
+    ((_, payload, error, attempts),) = await rows(pool, LETTERS)
+    assert events_pb2.AgencyChanged.FromString(payload).agency.display_name == DEADLY.decode()
+    assert ("twice" in error, attempts) == (True, 2)
+
+
+async def test_what_was_left_and_does_no_harm_is_taken_in_and_nothing_stays(bus: Bus, pool: Pool) -> None:
+    seen: list[str] = []
+    held: list[Any] = []
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        held.append([row[3] for row in await rows(pool, LETTERS)])
+        seen.extend(one.message.agency.display_name for one in batch)
+
+    reader = consumer(bus, pool, handle)
+    await reader._declare()
+    await publish(bus, "a", "b")
+    await leave_unanswered(bus, 2)
+    task = asyncio.create_task(reader.run())
+    await until(lambda: len(seen) == 2)
+    await until(lambda: _nothing_waits(bus))
+
+    async def released() -> bool:
+        return await rows(pool, LETTERS) == []
+
+    await until(released)
+    # Each alone, and kept while it was in hand.
+    assert held == [[1], [1]]
+    assert sorted(seen) == ["a", "b"]
+    task.cancel()
+
+
+async def test_waiting_for_somebody_who_is_away_is_no_end(bus: Bus, pool: Pool) -> None:
+    seen: list[int] = []
+    failures = iter(range(6))
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        if next(failures, None) is not None:
+            raise Unavailable("STORE_AWAY", "away")
+        seen.extend(one.attempts for one in batch)
+
+    reader = consumer(bus, pool, handle)
+    await reader._declare()
+    await publish(bus, "a")
+    await leave_unanswered(bus, 1)
+    task = asyncio.create_task(reader.run())
+    await until(lambda: seen, 20)
+    await until(lambda: _nothing_waits(bus))
+    assert seen[0] > 6
+    assert await rows(pool, LETTERS) == []
+    task.cancel()
+
+
+async def test_a_process_that_is_told_to_stop_leaves_nothing_held(bus: Bus, pool: Pool) -> None:
+    in_hand = asyncio.Event()
+
+    async def never(_batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        in_hand.set()
+        await asyncio.Event().wait()
+
+    reader = consumer(bus, pool, never)
+    await reader._declare()
+    await publish(bus, "a")
+    await leave_unanswered(bus, 1)
+    task = asyncio.create_task(reader.run())
+    async with asyncio.timeout(10):
+        await in_hand.wait()
+    assert len(await rows(pool, LETTERS)) == 1
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert await rows(pool, LETTERS) == []
+
+
+async def test_one_that_only_hung_may_still_take_it_in_after_another_gave_it_up(pool: Pool) -> None:
+    letters = DeadLetters(pool, "frame")
+    event: dict[str, Any] = {"consumer": "c", "subject": "s", "message_type": "t", "payload": b"p", "attempts": 1}
+    number = await letters.hold(**event)
+    assert number is not None
+    assert await letters.hold(**event | {"attempts": 2}) is None
+    await letters.release(number, taken=False)
+    assert [(row[0], row[3]) for row in await rows(pool, LETTERS)] == [(number, 2)]
+    await letters.release(number, taken=True)
+    assert await rows(pool, LETTERS) == []
