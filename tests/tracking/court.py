@@ -1,10 +1,12 @@
 """A court with auth, link and tracking as real processes, and the ways between them in the test's hands."""
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -259,6 +261,21 @@ class Court:
         wanted = link_pb2.Link(portal=portal.name, **fields)
         made = self.call("CreateLink", link_pb2.CreateLinkRequest(link=wanted))
         return made.uri.rpartition("/")[2], made
+
+    def known_link(self, **fields: Any) -> tuple[str, link_pb2.Link]:
+        """Makes a portal and a link of it, and waits until tracking has its own copy: until then it asks link, and on a
+        machine that stalls in vain.
+        """
+        token, link = self.new_link(self.portal(**fields))
+        wait_for(lambda: self.is_known(token))
+        return token, link
+
+    def is_known(self, token: str) -> bool:
+        """Whether a link is in tracking's copy on disk."""
+        path = self.folder / "data" / "directory.sqlite"
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as conn:
+            query = "select 1 from links where token_hash = ?"
+            return conn.execute(query, (hashlib.sha256(token.encode()).digest(),)).fetchone() is not None
 
     def redirect(self, target_uri: str) -> tuple[str, link_pb2.Redirect]:
         """Makes a redirect; returns its token and itself."""
