@@ -59,7 +59,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Signature:
-    """What changes when a file is replaced."""
+    """What changes when a file is replaced, or may be read by others than before."""
 
     device: int
     inode: int
@@ -238,7 +238,7 @@ class DataFolder:
             except OSError:
                 found[name] = Signature(0, 0, -1, 0)
             else:
-                found[name] = Signature(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                found[name] = Signature(stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime_ns)
         return found
 
     def _kind_of(self, name: str) -> Kind | None:

