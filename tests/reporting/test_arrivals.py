@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from opennotice.enrichment.v1 import events_pb2
 from opennotice.reporting.v1 import reporting_pb2
 
-from services.chassis.bus import Bus, Received
+from services.chassis.bus import Bus, Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.postgres import Database as Pool
 from services.reporting.arrivals.events import CONSUMER, Announcer, Arrivals, read_open
@@ -69,6 +69,84 @@ async def test_a_pack_that_comes_five_times_changes_nothing(arrivals: Arrivals, 
     assert rows(database, "select * from reporting.dead_letters") == []
 
 
+async def test_a_pack_that_comes_a_thousand_times_under_a_thousand_ids_has_no_further_effect(
+    reporting: Reporting, bus: Bus, database: Database
+) -> None:
+    pack = a_pack([an_open(number=1), an_open(number=2)])
+    for begin in range(0, 1_000, 100):
+        await asyncio.gather(*(bus.publish(pack, f"again-{begin + number}") for number in range(100)))
+
+    async def all_read() -> bool:
+        info = await bus.js.consumer_info("ENRICHMENT", CONSUMER)
+        return info.num_pending == 0 and info.num_ack_pending == 0
+
+    await eventually(lambda: _settled(reporting, all_read))
+    assert (await bus.js.stream_info("ENRICHMENT")).state.messages == 1_000
+    assert len(await reporting.list()) == 2
+    assert rows(database, "select * from reporting.verdicts") == []
+    assert rows(database, "select * from reporting.dead_letters") == []
+
+
+async def _settled(reporting: Reporting, all_read: Callable[[], Awaitable[bool]]) -> bool:
+    return len(await reporting.list()) > 0 and await all_read()
+
+
+async def test_two_readers_that_hold_the_same_pack_and_answer_late_leave_one_row(
+    ingest: Pool, bus: Bus, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.chassis.bus._ACK_WAIT_SECONDS", 0.5)
+    letters = DeadLetters(ingest, "reporting")
+    arrivals = Arrivals(ingest, letters, Announcer(bus))
+    came: list[int] = []
+
+    async def slowly(packs: list[Received[events_pb2.OpensEnriched]]) -> None:
+        came.extend(one.attempts for one in packs)
+        await arrivals.take(packs)
+        # After the commit, and so long that the server gives the pack to the other reader.
+        if len(came) == 1:
+            async with asyncio.timeout(10):
+                while len(came) == 1:
+                    await asyncio.sleep(0.02)
+
+    def reader() -> Consumer[events_pb2.OpensEnriched]:
+        return Consumer(
+            bus,
+            stream="ENRICHMENT",
+            durable=CONSUMER,
+            message=events_pb2.OpensEnriched,
+            handle=slowly,
+            dead_letters=letters,
+        )
+
+    await bus.publish(pack := a_pack([an_open(number=1)]), pack.batch_id)
+    tasks = [asyncio.create_task(reader().run()) for _ in range(2)]
+
+    async def answered() -> bool:
+        if len(came) < 2:
+            return False
+        info = await bus.js.consumer_info("ENRICHMENT", CONSUMER)
+        return info.num_pending == 0 and info.num_ack_pending == 0
+
+    await eventually(answered)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=5)
+    assert came[:2] == [1, 2]
+    assert rows(database, "select count(*) from reporting.opens") == [(1,)]
+    assert rows(database, "select * from reporting.dead_letters") == []
+
+
+async def test_the_service_itself_may_hold_and_release_what_it_reads_again(ingest: Pool, database: Database) -> None:
+    letters = DeadLetters(ingest, "reporting")
+    event: dict[str, Any] = {"consumer": CONSUMER, "subject": "s", "message_type": "t", "payload": b"p", "attempts": 1}
+    number = await letters.hold(**event)
+    assert number is not None
+    assert await letters.hold(**event) is None
+    assert rows(database, "select id from reporting.dead_letters") == [(number,)]
+    await letters.release(number, taken=True)
+    assert rows(database, "select id from reporting.dead_letters") == []
+
+
 async def test_a_newer_explanation_replaces_the_one_before_which_stays_in_the_history(
     arrivals: Arrivals, reporting: Reporting, database: Database
 ) -> None:
@@ -107,6 +185,37 @@ async def test_the_same_id_with_another_content_is_kept_aside_and_the_first_coun
     assert [(consumer, kind) for consumer, kind, _, _ in kept] == [(CONSUMER, "opennotice.enrichment.v1.OpenEnriched")]
     assert events_pb2.OpenEnriched.FromString(kept[0][2]) == false
     assert "first one counts" in kept[0][3]
+
+
+async def test_two_contents_under_one_id_in_one_pack_leave_the_first(arrivals: Arrivals, database: Database) -> None:
+    first = an_open(number=1, open_ip_address="203.0.113.7")
+    second = an_open(number=1, open_ip_address="198.51.100.9")
+    await arrivals.take(received(a_pack([first, second])))
+    assert rows(database, "select host(ip_address) from reporting.opens") == [("203.0.113.7",)]
+    kept = rows(database, "select payload from reporting.dead_letters")
+    assert [events_pb2.OpenEnriched.FromString(payload) for (payload,) in kept] == [second]
+
+
+@pytest.mark.parametrize("years", [-10, 10, -40, 400])
+async def test_an_open_of_a_clock_that_is_years_wrong_is_kept_and_found_and_told_of(
+    arrivals: Arrivals, reporting: Reporting, database: Database, years: int
+) -> None:
+    # Losing it would be worse; it lies in no month that has a partition, and there is an alarm for that.
+    moment = NOON + timedelta(days=365 * years)
+    await arrivals.take(received(a_pack([an_open(moment, number=1)])))
+    assert await reporting.list() == [f"opens/{id_at(moment, 1)}"]
+    assert rows(database, "select count(*) from reporting.opens_default") == [(1,)]
+
+
+@pytest.mark.parametrize("seconds", [-1, 253_402_300_800, 2**62], ids=["before 1970", "year 10000", "no year at all"])
+async def test_a_time_that_is_none_keeps_an_open_aside(arrivals: Arrivals, database: Database, seconds: int) -> None:
+    bad, late = an_open(number=1), an_open(number=2)
+    bad.open.open_time.CopyFrom(Timestamp(seconds=seconds))
+    late.enrich_time.CopyFrom(Timestamp(seconds=seconds))
+    await arrivals.take(received(a_pack([bad, late, an_open(number=3)])))
+    assert rows(database, "select count(*) from reporting.opens") == [(1,)]
+    kept = rows(database, "select payload from reporting.dead_letters order by id")
+    assert [events_pb2.OpenEnriched.FromString(payload) for (payload,) in kept] == [bad, late]
 
 
 BAD = [
@@ -155,6 +264,8 @@ def test_times_out_of_range_are_refused() -> None:
         pytest.param(b"\xff\xff\xff\xff", id="N01 garbage"),
         pytest.param(a_pack([an_open()]).SerializeToString()[:-7], id="N01 truncated"),
         pytest.param(b"{}", id="N01 JSON"),
+        pytest.param(b"", id="nothing at all"),
+        pytest.param(b"\xff" * (1024 * 1024 - 2048), id="as large as may be"),
     ],
 )
 async def test_a_pack_that_is_no_pack_becomes_a_dead_letter_and_the_next_one_comes_in(
@@ -168,6 +279,16 @@ async def test_a_pack_that_is_no_pack_becomes_a_dead_letter_and_the_next_one_com
 
     await eventually(found)
     assert rows(database, "select payload from reporting.dead_letters") == [(payload,)]
+
+
+async def test_fields_of_a_later_version_are_kept_for_those_who_will_know_them(
+    arrivals: Arrivals, database: Database
+) -> None:
+    later = b"\x9a\x06\x05later"
+    pack = a_pack([an_open(number=1)])
+    pack.opens[0].open.MergeFromString(later)
+    await arrivals.take(received(pack))
+    assert later in rows(database, "select record from reporting.opens")[0][0]
 
 
 async def test_an_empty_pack_is_nothing(arrivals: Arrivals, database: Database) -> None:
