@@ -10,17 +10,19 @@ from uuid import UUID
 import psycopg
 import pytest
 from opennotice.link.v1 import events_pb2, link_pb2
+from opennotice.reporting.v1 import reporting_pb2
 
 from services.chassis.bus import Bus, Received
 from services.chassis.clock import to_proto
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.names import new_id, parse_name
 from services.chassis.postgres import Database as Pool
+from services.reporting.arrivals.events import Announcer, Arrivals
 from services.reporting.copies.events import CONSUMERS, Copies
 from tests.cast import ALICE, DANA
 from tests.fix_postgres import Database
 from tests.reporting.conftest import PutOpens, Reporting
-from tests.reporting.sample import NOON, a_client, a_message, a_portal, an_open, entry
+from tests.reporting.sample import NOON, a_client, a_message, a_pack, a_portal, an_open, entry
 
 MARIA = UUID("01890000-0000-7000-8000-0000000000c1")
 HEARINGS = UUID("01890000-0000-7000-8000-0000000000d1")
@@ -103,6 +105,40 @@ async def test_a_message_brings_its_deliveries_each_once(copies: Copies, databas
     for _ in range(5):
         await copies.take_people(people(entry(2, message=a_message(MESSAGE, MARIA, deliveries=reports))))
     assert rows(database, "select status from reporting.deliveries order by event_time") == [(2,), (3,)]
+
+
+@pytest.mark.parametrize("place", [0, 2, 4, 5], ids=["open first", "in between", "before the delivery", "open last"])
+async def test_what_comes_in_another_order_than_it_happened_is_joined_all_the_same(
+    copies: Copies, ingest: Pool, bus: Bus, reporting: Reporting, database: Database, place: int
+) -> None:
+    link_id, delivered = new_id(), NOON + timedelta(minutes=5)
+    report = link_pb2.Delivery(status=link_pb2.DELIVERY_STATUS_DELIVERED, event_time=to_proto(delivered))
+    message = a_message(MESSAGE, MARIA)
+    told_late = a_message(MESSAGE, MARIA, deliveries=[report])
+    link = link_pb2.Link(name=f"links/{link_id}", portal=f"portals/{HEARINGS}", client=f"clients/{MARIA}")
+    # The open comes before its client, its portal, its link and its message are known, or before the delivery is.
+    opened = an_open(number=1, client_id=MARIA, portal_id=HEARINGS, link_id=link_id, message_id=MESSAGE)
+    steps: list[Callable[[], Awaitable[None]]] = [
+        lambda: copies.take_people(people(entry(1, client=a_client(MARIA, "Maria", ref="CASE-1")))),
+        lambda: copies.take_visitors(
+            [Received(events_pb2.DirectoryChanged(entries=[entry(1, portal=a_portal(HEARINGS, "Hearings"))]), 1, 1)]
+        ),
+        lambda: copies.take_visitors([Received(events_pb2.DirectoryChanged(entries=[entry(2, link=link)]), 1, 1)]),
+        lambda: copies.take_people(people(entry(2, message=message))),
+        lambda: copies.take_people(people(entry(3, message=told_late))),
+    ]
+    letters = DeadLetters(ingest, "reporting")
+    pack = [Received(a_pack([opened]), 1, 1)]
+    steps.insert(place, lambda: Arrivals(ingest, letters, Announcer(bus)).take(pack))
+    for step in steps:
+        await step()
+    (found,) = (await reporting.page()).opens
+    assert (found.client_display_name, found.client_ref, found.portal_display_name) == ("Maria", "CASE-1", "Hearings")
+    assert await reporting.list(client="maria", portal=f"portals/{HEARINGS}") == [found.name]
+    request = reporting_pb2.GetClientTimelineRequest(client=f"clients/{MARIA}")
+    told = (await reporting.stub.GetClientTimeline(request, metadata=reporting.as_(DANA))).entries
+    assert [one.WhichOneof("entry") for one in told] == ["delivery", "open", "message"]
+    assert rows(database, "select 1 from reporting.dead_letters") == []
 
 
 BAD = [

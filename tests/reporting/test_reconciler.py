@@ -13,11 +13,13 @@ from opennotice.enrichment.v1 import events_pb2
 from opennotice.reporting.v1 import reporting_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
-from services.chassis.bus import Bus
+from services.chassis.bus import STREAMS, Bus
 from services.chassis.names import millisecond_of
+from services.chassis.outbox import Relay
 from services.chassis.postgres import Database as Pool
 from services.tracking.events import Report
 from services.tracking.reconciler import Reconciler
+from services.tracking.recorder import together
 from services.tracking.store import opens as store
 from tests.cast import DANA
 from tests.fix_postgres import Database
@@ -143,6 +145,30 @@ async def test_what_still_waits_in_a_queue_is_not_missing(
     await record(*opens, committed=timedelta(seconds=-1))
     await reconciler.round()
     assert await published_again(raw) == []
+
+
+async def test_opens_that_nobody_had_read_in_a_stream_that_was_lost_are_in_the_new_one(
+    reconciler: Reconciler, record: Record, raw: Pool, bus: Bus
+) -> None:
+    subject, durable = "opennotice.tracking.v1.opens.recorded", "enrichment-opens-recorded-v1"
+    await bus.js.add_consumer("TRACKING", durable_name=durable, filter_subject=subject)
+    opens = some_opens(30)
+    lost = tracking_pb2.OpensRecorded(batch_id="lost", opens=[one.open for one in opens])
+    await record(*opens)
+    await bus.publish(lost, lost.batch_id)
+    assert (await reconciler._unread_since("TRACKING", durable, subject)) is not None
+    await bus.js.delete_stream("TRACKING")
+    # Without its stream nobody waits for it any more.
+    assert (await reconciler._unread_since("TRACKING", durable, subject)) is None
+    await bus._declare(STREAMS["TRACKING"])
+    await reconciler.round()
+    while await Relay(raw, bus, "tracking", arrange=together)._publish_some():
+        pass
+    stored = (await bus.js.stream_info("TRACKING")).state
+    packs = [await bus.js.get_msg("TRACKING", number) for number in range(stored.first_seq, stored.last_seq + 1)]
+    assert packs
+    found = [one.open_id for pack in packs for one in tracking_pb2.OpensRecorded.FromString(pack.data or b"").opens]
+    assert sorted(found) == sorted(one.open.open_id for one in opens)
 
 
 async def _settled(reconciler: Reconciler, raw: Pool) -> datetime:
