@@ -112,6 +112,7 @@ class Edge:
             address = self._addresses.visitor(peer[0] if peer else "", headers)
             return await self._visit(open_id, target, method, address, headers)
         if target.wanted is Wanted.PIXEL:
+            metrics.MISSES.labels("pixel").inc()
             return 200, [*_EVERY_ANSWER, (b"content-type", b"image/gif")], _PIXEL
         if target.wanted is Wanted.ROBOTS:
             return 200, _TEXT, _ROBOTS

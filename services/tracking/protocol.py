@@ -80,6 +80,9 @@ class PublicProtocol(HttpToolsProtocol):
         self._head_began = None
         if self.parser.get_method() == b"CONNECT":
             self._stop(405)
+        if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in self.headers):
+            # The parser says no as well, but only when the app is at work already and would record an open.
+            self._stop(400)
         # uvicorn would parse and decode the path in its own way; there must be one reading of it, and it is ours.
         self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
         self.url = b"/"

@@ -62,7 +62,8 @@ def read_target(target: bytes) -> Target:
         if path == b"/favicon.ico":
             return Target(Wanted.ICON)
         return _with_token(Wanted.LINK, parts[1], None, query)
-    if len(parts) == 3 and parts[1] == b"p" and parts[2].endswith(b".gif"):
+    if len(parts) == 3 and parts[1] == b"p":
+        # Whatever stands there: an answer of another kind would tell which names can exist.
         return Target(Wanted.PIXEL)
     if parts[1] == b"r":
         return _with_token(Wanted.REDIRECT, parts[2], None, query) if len(parts) == 3 else _NOTHING

@@ -436,12 +436,6 @@ def test_heads_that_are_too_large_or_broken_end_the_connection(court: Court, hea
         assert read_answer(conn).status == status
 
 
-def test_a_head_that_never_ends_is_given_up(court: Court) -> None:
-    with socket.create_connection(("127.0.0.1", court.public_port), timeout=20) as conn:
-        conn.sendall(b"GET / HTTP/1.1\r\n")
-        assert read_answer(conn).status == 408, "L24"
-
-
 def test_the_61st_miss_of_an_address_is_too_many_but_its_links_still_work(court: Court, made: Made) -> None:
     visitor = [("X-Forwarded-For", "2001:db9:7:7::1")]
     neighbor = [("X-Forwarded-For", "2001:db9:7:7:ffff::2")]
