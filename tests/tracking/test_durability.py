@@ -1,7 +1,9 @@
 """What visitors and their opens live through: dead or frozen PostgreSQL, NATS and link, full disks, kills."""
 
+import asyncio
 import base64
 import concurrent.futures
+import hashlib
 import os
 import re
 import signal
@@ -13,8 +15,10 @@ from collections import Counter
 from pathlib import Path
 from uuid import UUID
 
+import nats
 import psycopg
 import pytest
+from opennotice.link.v1 import events_pb2 as link_events_pb2
 from opennotice.link.v1 import link_pb2
 from opennotice.tracking.v1 import events_pb2
 
@@ -118,7 +122,6 @@ def test_a_known_link_is_served_with_everything_else_down_even_after_kill_9(cour
     assert court.record(opens[0]).directory_stale
 
 
-
 def test_no_answered_open_is_lost_when_tracking_is_killed_under_load(court: Court) -> None:
     token, _ = court.known_link()
     assert court.ask(f"/{token}").status == 302
@@ -220,6 +223,34 @@ def test_changes_missed_while_everything_was_cut_are_made_up_for(court: Court) -
     court.gates["link"].open()
     court.gates["nats"].open()
     wait_for(lambda: court.ask(f"/{token}").status == 410, 10)
+
+
+def test_nonsense_among_the_changes_is_left_out_and_changes_nothing(court: Court) -> None:
+    token, link = court.known_link()
+    token_hash = hashlib.sha256(token.encode()).digest()
+    known = link_pb2.Link(name=link.name, portal=link.portal)
+    agency = str(court.agency_id)
+    nonsense = [
+        link_pb2.DirectoryEntry(revision=1, agency_id="no agency", token_hash=token_hash),
+        link_pb2.DirectoryEntry(revision=1, agency_id=agency, token_hash=b"short", link=known),
+        link_pb2.DirectoryEntry(revision=1, agency_id=agency, token_hash=token_hash),
+    ]
+    events = [b"", b"\xff\xff\xff", b"{}", b"x" * 1_000_000]
+    events += [link_events_pb2.DirectoryChanged(entries=[one]).SerializeToString() for one in nonsense]
+    asyncio.run(_tell(court, events))
+    wait_for(lambda: [line for line in log_lines(court.tracking) if line["event"] == "directory event cannot be read"])
+    wait_for(lambda: [line for line in log_lines(court.tracking) if line["event"] == "directory entry cannot be read"])
+    wait_for(lambda: court.tracking.metric("opennotice_directory_stale") == 0)
+    assert court.ask(f"/{token}").status == 302
+    court.call("RevokeLink", link_pb2.RevokeLinkRequest(name=link.name))
+    wait_for(lambda: court.ask(f"/{token}").status == 410, 5)
+
+
+async def _tell(court: Court, events: list[bytes]) -> None:
+    client = await nats.connect(court.link.environment["OPENNOTICE_NATS_URL"])
+    for event in events:
+        await client.publish("opennotice.link.v1.directory.changed", event)
+    await client.drain()
 
 
 def test_when_the_spool_fails_too_the_visitor_is_served_and_the_log_has_the_open(court: Court) -> None:

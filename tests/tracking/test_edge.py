@@ -224,6 +224,19 @@ def test_a_portal_that_is_switched_off_ends_its_links_within_two_seconds(court: 
     assert record_of(court, answer).link_state == link_pb2.LINK_STATE_PORTAL_INACTIVE, "L08"
 
 
+def test_a_redirect_that_is_switched_off_ends_and_what_follows_is_recorded(court: Court) -> None:
+    token, redirect = court.redirect("https://forms.court.example/old")
+    assert court.ask(f"/r/{token}").status == 302
+    redirect.active = False
+    court.call(
+        "UpdateRedirect", link_pb2.UpdateRedirectRequest(redirect=redirect, update_mask=FieldMask(paths=["active"]))
+    )
+    answer = wait_for(lambda: (found := court.ask(f"/r/{token}")).status == 410 and found, 2)
+    assert answer.header("location") is None
+    record = record_of(court, answer)
+    assert (record.kind, record.link_state) == (events_pb2.OPEN_KIND_REDIRECT, link_pb2.LINK_STATE_PORTAL_INACTIVE)
+
+
 def test_a_changed_page_is_shown_within_two_seconds(court: Court) -> None:
     portal = court.portal(pages=PAGES)
     token, _ = court.new_link(portal, page="payment")

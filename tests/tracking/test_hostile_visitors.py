@@ -40,7 +40,7 @@ class Target:
 @pytest.fixture
 def target(court: Court) -> Target:
     """Gives a link that was never opened."""
-    token, link = court.new_link(court.portal())
+    token, link = court.known_link()
     return Target(court, token, link.name.partition("/")[2])
 
 
