@@ -163,15 +163,17 @@ class Proxy:
     address: str
     authority: bytes
 
-    def tls(self, *, sni: str | None = LINKS, alpn: str | None = None, worst: bool = False) -> ssl.SSLSocket:
-        """Connects and shakes hands; `worst` offers TLS 1.1 only."""
+    def tls(
+        self, *, sni: str | None = LINKS, alpn: str | None = None, old: ssl.TLSVersion | None = None
+    ) -> ssl.SSLSocket:
+        """Connects and shakes hands; `old` offers nothing but that version."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(cadata=self.authority.decode())
         if alpn:
             context.set_alpn_protocols([alpn])
-        if worst:
-            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        if old:
+            context.minimum_version = context.maximum_version = old
             context.set_ciphers("ALL:@SECLEVEL=0")
         return context.wrap_socket(socket.create_connection((self.address, 8443), timeout=25), server_hostname=sni)
 
@@ -229,15 +231,15 @@ def read_all(connection: socket.socket) -> bytes:
     return bytes(got)
 
 
-def certificate(*names: str) -> tuple[bytes, bytes]:
+def certificate(*names: str, valid: timedelta = timedelta(days=1)) -> tuple[bytes, bytes]:
     """Makes a certificate for names; returns it alone, and with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     # Each has a subject of its own, else one that trusts two of them could not tell which is which.
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, uuid4().hex)])
     made = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=2))
+        .not_valid_after(datetime.now(UTC) + valid)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -488,10 +490,44 @@ def test_who_connects_without_a_name_of_ours_gets_no_answer(proxy: Proxy, sni: s
         assert proxy.raw(simple(LINKS), sni=sni) == b""
 
 
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
-def test_old_tls_is_refused(proxy: Proxy) -> None:
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1")
+@pytest.mark.parametrize("name", ["TLSv1", "TLSv1_1"])
+def test_old_tls_is_refused(proxy: Proxy, name: str) -> None:
     with pytest.raises(ssl.SSLError):
-        proxy.tls(worst=True)
+        proxy.tls(old=ssl.TLSVersion[name])
+    with proxy.tls(old=ssl.TLSVersion.TLSv1_2) as connection:
+        assert connection.version() == "TLSv1.2"
+
+
+def s_client(proxy: Proxy, *words: str, stdin: bytes) -> str:
+    """Speaks TLS 1.2 through openssl, which can do what Python's TLS cannot; returns all that it says."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    command = ["openssl", "s_client", "-connect", f"{proxy.address}:8443", "-servername", LINKS, "-tls1_2", *words]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=30, check=False)
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
+def test_a_connection_does_not_begin_anew_in_the_middle(proxy: Proxy, behind: Behind) -> None:
+    # "R" at the beginning of a line is openssl's command for it.
+    marker = uuid4().hex
+    said = s_client(proxy, stdin=b"R\n" + simple(LINKS, f"/{marker}"))
+    assert "RENEGOTIATING" in said
+    assert "no renegotiation" in said
+    assert not behind.recorder.arrived(marker)
+    assert proxy.ask("/").status == 200
+
+
+def test_a_visitor_is_not_asked_for_a_certificate_and_one_that_ran_out_harms_nothing(
+    proxy: Proxy, tmp_path: Path
+) -> None:
+    alone, with_key = certificate(LINKS, valid=timedelta(hours=-1))
+    assert x509.load_pem_x509_certificate(alone).not_valid_after_utc < datetime.now(UTC)
+    (tmp_path / "expired.pem").write_bytes(with_key)
+    own = ("-cert", str(tmp_path / "expired.pem"), "-key", str(tmp_path / "expired.pem"))
+    said = s_client(proxy, *own, "-ign_eof", stdin=simple(LINKS))
+    assert "HTTP/1.1 200" in said
+    assert "Client Certificate Types" not in said
 
 
 def test_without_tls_there_is_only_the_way_to_tls(proxy: Proxy, balanced: Proxy, behind: Behind) -> None:
