@@ -16,8 +16,8 @@ from tests.chaos.rig import Rig, wait_for
 
 # Clocks are one and the same; an instant is cut to whole milliseconds.
 _CUT_SECONDS = 0.002
-# So much around the run is read as well: an open that nobody asked for would be there.
-_AROUND_SECONDS = 2.0
+# So much after the run is read as well: an open that nobody asked for would be there.
+_AFTER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Verdict:
 def rows(rig: Rig, began: float, ended: float) -> list[Row]:
     """Returns every open of a stretch of time from the report."""
     bounds = Timestamp(), Timestamp()
-    for bound, moment in zip(bounds, (began - _AROUND_SECONDS, ended + _AROUND_SECONDS), strict=True):
+    for bound, moment in zip(bounds, (began - _CUT_SECONDS, ended + _AFTER_SECONDS), strict=True):
         bound.FromNanoseconds(int(moment * 1e9))
     request = reporting_pb2.ExportOpensRequest(
         filter=reporting_pb2.OpenFilter(start_time=bounds[0], end_time=bounds[1])
