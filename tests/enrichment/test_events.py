@@ -1,5 +1,6 @@
 """Packs in, packs out, on real PostgreSQL and NATS."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -16,9 +17,11 @@ from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
 from services.auth import __main__ as auth
 from services.chassis.bus import Outgoing, subject_for
+from services.chassis.errors import Unavailable
 from services.chassis.names import new_id, parse_name
 from services.chassis.serve import CLIENT_OPTIONS, Process
 from services.chassis.settings import Address
+from services.enrichment.events import _MISSING
 from tests.auth.conftest import auth_settings
 from tests.cast import FIRST_COURT, OTHER_COURT
 from tests.enrichment import ip_data
@@ -214,6 +217,49 @@ async def test_a_pack_that_comes_again_and_again_goes_out_once(outside: Outside,
     assert len(outside.of(pack.batch_id)) == 1
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has everybody look after their streams and places often."""
+    monkeypatch.setattr("services.chassis.bus._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("services.chassis.bus._LINGER_SECONDS", 0.3)
+
+
+async def test_streams_that_are_deleted_while_it_runs_are_made_anew_and_read_from_the_beginning(
+    often: None, outside: Outside, start: Start
+) -> None:
+    await start()
+    before = [packed(opened()) for _ in range(3)]
+    for pack in before:
+        await outside.answered(pack)
+    js = outside.bus.js
+    await js.delete_stream("TRACKING")
+    await js.delete_stream("ENRICHMENT")
+    again = packed(opened())
+    # As the relay of tracking does: what nobody acknowledges is sent again.
+    while True:
+        try:
+            await outside.send(again)
+            break
+        except (NatsError, Unavailable):
+            await asyncio.sleep(0.1)
+
+    async def explained() -> bool:
+        state = (await js.stream_info("ENRICHMENT")).state
+        stored = [await js.get_msg("ENRICHMENT", number) for number in range(1, state.messages + 1)]
+        return again.batch_id in {events_pb2.OpensEnriched.FromString(one.data or b"").batch_id for one in stored}
+
+    async def there() -> bool:
+        try:
+            return await explained()
+        except NatsError:
+            return False
+
+    await until(there)
+    # Its number in the stream is one that another pack had before.
+    assert (await js.stream_info("TRACKING")).state.last_seq <= len(before)
+    assert await outside.rows(DEAD) == []
+
+
 async def test_packs_that_came_while_it_was_down_are_explained(outside: Outside, start: Start) -> None:
     first, second = packed(opened()), packed(opened())
     await outside.send(first)
@@ -247,6 +293,8 @@ async def test_opens_without_data_go_out_and_are_explained_again_when_the_data_c
     assert (before.network_status, before.asn) == (events_pb2.NETWORK_STATUS_UNAVAILABLE, 0)
     assert private.network_status == events_pb2.NETWORK_STATUS_NOT_PUBLIC
     assert len(await outside.rows("select 1 from enrichment.waiting_packs")) == 1
+    # What an alarm looks at: networks and places, each for both versions of IP.
+    assert _MISSING.collect()[0].samples[0].value == 4
     for file in data.iterdir():
         shutil.copyfile(file, folder / f".{file.name}")
         os.replace(folder / f".{file.name}", folder / file.name)
@@ -260,6 +308,7 @@ async def test_opens_without_data_go_out_and_are_explained_again_when_the_data_c
 
     await until(forgotten)
     assert len(outside.of(inside.batch_id)) == 1
+    assert _MISSING.collect()[0].samples[0].value == 0
 
 
 async def test_packs_wait_for_data_also_over_a_restart(outside: Outside, start: Start, data: Path) -> None:
