@@ -36,6 +36,7 @@ ROUND_SECONDS = 30.0
 SETTLED_AFTER = timedelta(minutes=2)
 # What went through a queue a little before its oldest waiting event may itself still be on the way.
 _MARGIN = timedelta(seconds=30)
+_SECOND = timedelta(seconds=1)
 _MINUTE = timedelta(minutes=1)
 _HOUR = timedelta(hours=1)
 _LONGEST_LOOK = timedelta(days=31)
@@ -89,7 +90,8 @@ class Reconciler:
                 return
             settled = await self._settled_before(conn)
             self._forget(settled)
-            until = _floor(settled, _MINUTE)
+            # Not by the minute: somebody who takes an open out of the report is to be found out within three.
+            until = _floor(settled, _SECOND)
             since = self._compared_until or until - _BACK_AT_START
             found = 0
             for part in _parts(since, until, _HOUR):

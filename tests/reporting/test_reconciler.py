@@ -18,7 +18,7 @@ from services.chassis.names import millisecond_of
 from services.chassis.outbox import Relay
 from services.chassis.postgres import Database as Pool
 from services.tracking.events import Report
-from services.tracking.reconciler import Reconciler
+from services.tracking.reconciler import SETTLED_AFTER, Reconciler
 from services.tracking.recorder import together
 from services.tracking.store import opens as store
 from tests.cast import DANA
@@ -119,6 +119,14 @@ async def test_opens_that_are_not_old_enough_are_not_asked_for(
     await record(*some_opens(5), committed=timedelta(seconds=50))
     await reconciler.round()
     assert await published_again(raw) == []
+
+
+async def test_an_open_is_asked_for_as_soon_as_it_is_old_enough(
+    reconciler: Reconciler, record: Record, raw: Pool
+) -> None:
+    await record(an_open(datetime.now(UTC) - SETTLED_AFTER - timedelta(seconds=2)), committed=SETTLED_AFTER)
+    await reconciler.round()
+    assert len(await published_again(raw)) == 1
 
 
 async def test_what_was_published_again_waits_before_it_goes_once_more(
