@@ -46,7 +46,8 @@ _MENDING_SECONDS = 30.0
 _ACK_WAIT_SECONDS = 10.0
 _MAX_ACK_PENDING = 1000
 _ATTEMPTS_BEFORE_DEAD_LETTER = 5
-_RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0)
+# Together under the minute within which somebody is to hear of an event that cannot be taken in.
+_RETRY_SECONDS = (1.0, 4.0, 10.0, 30.0)
 # How long a refused permission counts as being without NATS: longer than a publisher that keeps trying takes.
 _REFUSAL_SECONDS = 60.0
 # How long a reader gathers after the first event: a round of one costs as much as a round of fifty.

@@ -14,6 +14,7 @@ from opennotice.auth.v1 import auth_pb2, events_pb2
 from opennotice.link.v1 import events_pb2 as link_events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
+from services.chassis import bus as bus_module
 from services.chassis import outbox
 from services.chassis.bus import STREAMS, Bus, Consumer, Received, subject_for
 from services.chassis.dead_letters import DeadLetters
@@ -123,6 +124,12 @@ async def test_a_bad_event_does_not_stop_the_others_and_is_kept(
     await until(lambda: _nothing_waits(bus))
     assert info.config.max_deliver == -1
     task.cancel()
+
+
+def test_an_event_that_is_refused_is_set_aside_within_a_minute() -> None:
+    assert len(bus_module._RETRY_SECONDS) == bus_module._ATTEMPTS_BEFORE_DEAD_LETTER - 1
+    # Each try also waits for its turn.
+    assert sum(bus_module._RETRY_SECONDS) <= 50
 
 
 async def _nothing_waits(bus: Bus) -> bool:
