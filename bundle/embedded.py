@@ -27,6 +27,9 @@ from bundle.program import Account, HostFault, Program, reachable
 # Where root keeps what an unprivileged account must reach when our own folders are closed to it.
 SHARED_STATE = Path("/var/lib/opennotice")
 
+# With less of it free, nats-server would fail again as soon as it is started.
+_ROOM_BYTES = 16 * 1024 * 1024
+
 _SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -217,12 +220,25 @@ class Nats:
 
     def is_ready(self) -> bool:
         """Tells whether the server and its JetStream take messages."""
+        return self._health("?js-enabled-only=true")[0] == 200
+
+    def is_stuck(self) -> bool:
+        """Tells whether a stream takes nothing because a write has failed, although the disk has room again.
+
+        The server notes a failed write and refuses that stream everything from then on; started again, it takes events.
+        """
+        if b"write error" not in self._health("")[1]:
+            return False
+        return shutil.disk_usage(self.folder).free >= _ROOM_BYTES
+
+    def _health(self, of: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.monitor_port, timeout=2)
         try:
-            connection.request("GET", "/healthz?js-enabled-only=true")
-            return connection.getresponse().status == 200
+            connection.request("GET", f"/healthz{of}")
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
-            return False
+            return 0, b""
         finally:
             connection.close()
 

@@ -175,6 +175,7 @@ class _Bundle:
         server = Nats(self.home.root / "nats", ports["nats"], ports["nats-monitor"], password)
         ready = partial(asyncio.to_thread, server.is_ready)
         child = self._add("nats", server.program, ready, f"127.0.0.1:{server.port}", server.prepare)
+        child.is_stuck = partial(asyncio.to_thread, server.is_stuck)
         await self.supervisor.wait_ready(child, _READY_SECONDS)
         return server.url
 

@@ -36,6 +36,8 @@ class Child:
     prepare: Callable[[], None] = lambda: None
     # What the very first start has to wait for.
     after: "asyncio.Task[None] | None" = None
+    # Whether it lives and yet has to be started again, which nothing else would notice.
+    is_stuck: Callable[[], Awaitable[bool]] | None = None
     state: str = "starting"
     restarts: int = 0
     process: asyncio.subprocess.Process | None = None
@@ -186,9 +188,18 @@ class Supervisor:
             if ready:
                 self._change(child, "ready")
                 child.ready.set()
+                if child.is_stuck is not None and await child.is_stuck():
+                    self._start_again(child)
             elif child.state == "ready":
                 self._change(child, "failed")
             await asyncio.sleep(_LOOK_SECONDS if ready else 0.1)
+
+    def _start_again(self, child: Child) -> None:
+        """Ends a child in its own way; what keeps it running starts it again."""
+        self._terminal.say(f"{child.name} cannot go on as it is and is started again", "opennotice", "warning")
+        if child.process is not None and child.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.process.send_signal(child.program().stop_signal)
 
     def _change(self, child: Child, state: str) -> None:
         before, child.state = child.state, state

@@ -18,8 +18,8 @@ _CONSUMER = "tracking-recorder"
 _INSERT_SECONDS = 3.0
 _PAUSE_WHEN_AWAY_SECONDS = 0.5
 _PAUSE_SECONDS = 5.0
-_PROBE_WHEN_AWAY_SECONDS = 2.0
-_PROBE_SECONDS = 20.0
+# A full disk has to be told of within five seconds, also while no open needs it.
+_PROBE_SECONDS = 3.0
 
 
 class Mover:
@@ -59,7 +59,7 @@ class Mover:
             metrics.SPOOL_FAILING.set(self._spool.fault is not None)
             if self._spool.bytes_free is not None:
                 metrics.DISK_FREE.set(self._spool.bytes_free)
-            await asyncio.sleep(_PROBE_WHEN_AWAY_SECONDS if self._recorder.is_away else _PROBE_SECONDS)
+            await asyncio.sleep(_PROBE_SECONDS)
 
     async def _move_some(self) -> bool:
         """Moves one pack; returns whether to go on at once."""

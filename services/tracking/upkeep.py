@@ -11,9 +11,9 @@ from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, canary_pack
 from services.tracking.store import opens as store
 
 _LOG = log.get(__name__)
-_PAUSE_SECONDS = 5.0
-_PARTITIONS_EVERY = 720  # rounds, that is an hour
-_CANARY_EVERY = 12  # rounds, that is a minute
+_PAUSE_SECONDS = 3.0
+_PARTITIONS_EVERY = 1_200  # rounds, that is an hour
+_CANARY_EVERY = 20  # rounds, that is a minute
 
 
 class Upkeep:

@@ -8,12 +8,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nats
+import psutil
 import psycopg
 import pytest
 
 from bundle.embedded import Nats, Postgres, wait_until
+from bundle.processes import ROOT
 from bundle.program import account_for_postgres, free_port
 from tests.fix_nats import running
 
@@ -145,3 +148,45 @@ async def test_the_queue_refuses_strangers(nats_url: str) -> None:
 
     with pytest.raises((nats.errors.Error, asyncio.TimeoutError)):
         await nats.connect(stranger, allow_reconnect=False, error_cb=ignore, connect_timeout=2)
+
+
+async def test_nats_that_could_not_write_is_found_stuck_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Nats(tmp_path, free_port(), free_port(), "a-password")
+    # The limit of one file stands in for a full disk: the write fails, and the server notes that it did.
+    with running(server):
+        process = _process_of(server)
+        client = await nats.connect(server.url)
+        stream = client.jetstream(timeout=0.5)
+        await stream.add_stream(name="KEPT", subjects=["kept"])
+        await stream.publish("kept", b"before")
+        unlimited = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (4_096, unlimited[1]))
+        with pytest.raises(nats.errors.TimeoutError):
+            await stream.publish("kept", bytes(8_192))
+        process.rlimit(psutil.RLIMIT_FSIZE, unlimited)
+        with pytest.raises(nats.errors.TimeoutError):
+            await stream.publish("kept", b"there is room, and it does not look")
+        assert server.is_ready()
+        assert server.is_stuck()
+        with monkeypatch.context() as full:
+            full.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+            assert not server.is_stuck()
+        await client.close()
+        # As the engine of the containers asks; there the server is process 1.
+        asked = [ROOT / "deploy" / "nats-is-ready", str(server.monitor_port), server.folder, str(process.pid)]
+        surroundings = {**os.environ, "PATH": f"{ROOT / 'deploy'}{os.pathsep}{os.environ['PATH']}"}
+        await asyncio.to_thread(subprocess.run, asked, env=surroundings, check=True)
+        await asyncio.to_thread(process.wait, 10)
+    with running(server):
+        client = await nats.connect(server.url)
+        await client.jetstream().publish("kept", b"after")
+        assert not server.is_stuck()
+        assert (await client.jetstream().stream_info("KEPT")).state.messages == 2
+        await client.close()
+
+
+def _process_of(server: Nats) -> psutil.Process:
+    name = str(server.folder / "nats-server.conf")
+    return next(one for one in psutil.process_iter(["cmdline"]) if name in (one.info["cmdline"] or []))

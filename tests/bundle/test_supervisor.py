@@ -222,3 +222,17 @@ def test_a_log_is_kept_to_a_size_and_for_its_owner(tmp_path: Path, monkeypatch: 
     assert max(sizes) <= 1000
     assert "line 999" in (tmp_path / "x.log").read_text()
     assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+
+
+async def test_a_child_that_is_stuck_is_started_again(supervisor: Watched) -> None:
+    child = supervisor.run("stuck", SLEEPER)
+    await until(lambda: child.state == "ready")
+    first = pid_of(child)
+
+    async def is_stuck() -> bool:
+        return child.restarts == 0
+
+    child.is_stuck = is_stuck
+    await until(lambda: child.restarts == 1 and child.state == "ready")
+    assert pid_of(child) != first
+    assert any("stuck cannot go on as it is" in line for line in supervisor.heard.lines)
