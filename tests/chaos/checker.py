@@ -74,28 +74,32 @@ class Verdict:
         }
 
 
-def rows(rig: Rig, began: float, ended: float) -> list[Row]:
-    """Returns every open of a stretch of time from the report."""
+def exported(rig: Rig, began: float, ended: float) -> list[reporting_pb2.Open]:
+    """Returns every open of a stretch of time as the report shows it."""
     bounds = Timestamp(), Timestamp()
-    for bound, moment in zip(bounds, (began - _CUT_SECONDS, ended + _AFTER_SECONDS), strict=True):
+    for bound, moment in zip(bounds, (began, ended), strict=True):
         bound.FromNanoseconds(int(moment * 1e9))
     request = reporting_pb2.ExportOpensRequest(
         filter=reporting_pb2.OpenFilter(start_time=bounds[0], end_time=bounds[1])
     )
-    found: list[Row] = []
     with rig.channel("reporting") as channel:
         stub = reporting_pb2_grpc.ReportingServiceStub(channel)
-        for part in stub.ExportOpens(request, metadata=rig.credential, timeout=120):
-            for row in part.opens:
-                number = row.referrer.removeprefix(REFERRER)
-                found.append(
-                    Row(
-                        row.name.partition("/")[2],
-                        int(number) if number.isdigit() else -1,
-                        row.link,
-                        row.open_time.ToNanoseconds() / 1e9,
-                    )
-                )
+        return [one for part in stub.ExportOpens(request, metadata=rig.credential, timeout=120) for one in part.opens]
+
+
+def rows(rig: Rig, began: float, ended: float) -> list[Row]:
+    """Returns what is compared of every open of a stretch of time."""
+    found: list[Row] = []
+    for row in exported(rig, began - _CUT_SECONDS, ended + _AFTER_SECONDS):
+        number = row.referrer.removeprefix(REFERRER)
+        found.append(
+            Row(
+                row.name.partition("/")[2],
+                int(number) if number.isdigit() else -1,
+                row.link,
+                row.open_time.ToNanoseconds() / 1e9,
+            )
+        )
     return found
 
 

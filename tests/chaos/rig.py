@@ -104,6 +104,10 @@ class Rig:
             return {one["name"]: one for one in said["processes"]}
         return {}
 
+    def restarts(self) -> dict[str, int]:
+        """Returns how often each process was started again."""
+        return {name: one["restarts"] for name, one in self.processes().items()}
+
     def pid(self, name: str) -> int:
         """Returns the number of a process; of PostgreSQL that of the postmaster."""
         if name in self.servers:
