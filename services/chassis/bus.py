@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 from nats.protocol.parser import PERMISSIONS_ERR
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from services.chassis import log, postgres
 from services.chassis.dead_letters import DeadLetters
@@ -28,6 +28,7 @@ from services.chassis.errors import Unavailable
 
 _LOG = log.get(__name__)
 _AWAY = Gauge("opennotice_nats_away", "1 while this process is without NATS or one of its streams")
+_LOSSES = Counter("opennotice_nats_losses_total", "Times that a stream was found without events that it had had")
 
 EventMessage = Message
 M = TypeVar("M", bound=Message)
@@ -146,6 +147,8 @@ class Bus:
         self._js: JetStreamContext | None = None
         self._ready = asyncio.Event()
         self._made: dict[str, datetime] = {}
+        # The number of the newest event that each stream is known to have had.
+        self._reached: dict[str, int] = {}
         self._given_up = asyncio.Event()
         self._refused_at = -_REFUSAL_SECONDS
 
@@ -252,13 +255,18 @@ class Bus:
     async def _declare(self, stream: Stream) -> None:
         wanted = stream.config()
         assert self._js is not None
+        reached = self._reached.get(stream.name, 0)
         try:
             info = await self._js.stream_info(stream.name)
         except NotFoundError:
             info = await self._js.add_stream(wanted)
             _LOG.info("stream made", stream=stream.name)
         if info.created is not None:
+            if info.created != self._made.get(stream.name, info.created):
+                self._tell_loss(stream.name)
+                reached = 0
             self._made[stream.name] = info.created
+        self._reach(stream.name, info.state.last_seq, at_least=reached)
         there = info.config
         if drift := [field for field in _STREAM_FIELDS if getattr(there, field) != getattr(wanted, field)]:
             _LOG.warning("stream differs and is corrected", stream=stream.name, fields=drift)
@@ -278,7 +286,24 @@ class Bus:
             "Content-Type": "application/x-protobuf",
             "Opennotice-Type": event.message_type,
         }
-        await self.js.publish(event.subject, event.payload, timeout=_PUBLISH_SECONDS, headers=headers)
+        reached = dict(self._reached)
+        ack = await self.js.publish(event.subject, event.payload, timeout=_PUBLISH_SECONDS, headers=headers)
+        if not ack.duplicate:
+            self._reach(ack.stream, ack.seq, at_least=reached.get(ack.stream, 0) + 1)
+
+    def _reach(self, stream: str, sequence: int, *, at_least: int) -> None:
+        """Notes how far a stream goes. Numbers only grow: one that is too low stands where a lost event stood."""
+        if sequence >= at_least:
+            self._reached[stream] = max(sequence, self._reached.get(stream, 0))
+        elif at_least <= self._reached.get(stream, 0) + 1:
+            self._tell_loss(stream)
+            self._reached[stream] = sequence
+
+    def _tell_loss(self, stream: str) -> None:
+        # Nothing is to be done here: what was lost on its way is sent again from the record.
+        _LOSSES.inc()
+        _LOG.error("NATS has lost events", stream=stream)
+        self._reached[stream] = 0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """What NATS may do to a reader and a publisher: forget, say no, talk of itself, and send very much at once."""
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -16,6 +19,7 @@ from google.protobuf.message import Message
 from nats.errors import Error as NatsError
 from nats.js.errors import NoStreamResponseError
 from opennotice.auth.v1 import events_pb2
+from prometheus_client import REGISTRY
 
 from bundle.embedded import Nats
 from bundle.program import free_port
@@ -127,6 +131,45 @@ async def test_a_stream_that_is_deleted_under_everybodys_hands_is_made_filled_an
     await until(lambda: _nothing_waits(kept_bus))
     assert await no_letters(pool)
     task.cancel()
+
+
+@pytest.mark.parametrize("lost", ["the last event", "all of them"])
+async def test_lost_events_are_told_of(tmp_path: Path, lost: str) -> None:
+    server = Nats(tmp_path, free_port(), free_port(), "only-for-tests")
+    bus = Bus(server.url, "test", ["AUTH"])
+    running_bus = asyncio.create_task(restarted(bus.run))
+    before = losses()
+    with running(server):
+        await bus.connected()
+        for name in "abc":
+            await bus.publish(agency_changed(name), name)
+        # Once more, as after a time-out: an old number then, and no loss.
+        await bus.publish(agency_changed("a"), "a")
+    assert losses() == before
+    if lost == "all of them":
+        shutil.rmtree(tmp_path / "jetstream")
+    else:
+        block = next(tmp_path.glob("jetstream/*/streams/AUTH/msgs/*.blk"))
+        # An index that agrees with the block would tell of a gap; here the end is gone as if it had never been.
+        (block.parent / "index.db").unlink()
+        os.truncate(block, block.stat().st_size - 10)
+    with running(server):
+        await until(lambda: bus.is_connected, 20)
+        await until(lambda: _is_published(bus), 20)
+        await until(lambda: losses() > before, 20)
+    running_bus.cancel()
+
+
+async def _is_published(bus: Bus) -> bool:
+    with contextlib.suppress(NatsError, Unavailable):
+        await bus.publish(agency_changed("d"), "d")
+        return True
+    return False
+
+
+def losses() -> float:
+    """Returns how often lost events were told of."""
+    return REGISTRY.get_sample_value("opennotice_nats_losses_total") or 0.0
 
 
 async def test_a_publisher_that_nobody_answers_keeps_what_it_has(bus: Bus, pool: Pool) -> None:
