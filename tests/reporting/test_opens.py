@@ -53,7 +53,7 @@ def test_an_address_or_range_is_read_as_its_two_ends(text: str, lowest: str, hig
         pytest.param("203.0.113.0/33", id="prefix 33"),
         pytest.param("203.0.113.0/255.255.255.0", id="a mask"),
         pytest.param("203.0.113.0/", id="no prefix"),
-        pytest.param("fe80::1%eth0", id="N12 a zone"),
+        pytest.param("fe80::1%eth0", id="a zone"),
         pytest.param("203.0.113.7:443", id="a port"),
         pytest.param(" 203.0.113.7", id="a space"),
         pytest.param("1249763591", id="a number"),

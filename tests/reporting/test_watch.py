@@ -220,13 +220,13 @@ async def test_a_notice_that_was_lost_on_the_way_is_noticed(watchers: Watchers, 
 @pytest.mark.parametrize(
     "payload",
     [
-        pytest.param(b"", id="N01 empty"),
-        pytest.param(b"\xff\xfe", id="N01 garbage"),
-        pytest.param(b"[]", id="N01 another shape"),
-        pytest.param(b'{"source": "a", "number": 1, "agency": "x", "opens": []}', id="N01 no agency"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\xfe", id="garbage"),
+        pytest.param(b"[]", id="another shape"),
+        pytest.param(b'{"source": "a", "number": 1, "agency": "x", "opens": []}', id="no agency"),
         pytest.param(
             b'{"source": "a", "number": 1, "agency": "' + FIRST_COURT.hex.encode() + b'", "opens": [1]}',
-            id="N01 ids that are none",
+            id="ids that are none",
         ),
     ],
 )

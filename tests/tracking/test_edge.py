@@ -119,28 +119,28 @@ def test_robots_are_told_to_stay_away(court: Court) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param("/" + NOBODYS, id="L01"),
-        pytest.param("/", id="L02-empty"),
-        pytest.param("/7", id="L02-1"),
-        pytest.param("/" + "A" * 21, id="L02-21"),
-        pytest.param("/" + "A" * 23, id="L02-23"),
-        pytest.param("/" + "A" * 500, id="L02-500"),
-        pytest.param("/" + "A" * 8000, id="L02-8000"),
-        pytest.param("/{external_swapped}", id="L03-changed-case"),
-        pytest.param("/{external}).", id="L03-two-marks"),
-        pytest.param("/%2541{external_tail}", id="L04-twice"),
-        pytest.param("/../../etc/passwd", id="L05-dots"),
-        pytest.param("/..%2f..%2fetc", id="L05-encoded"),
-        pytest.param("/%00", id="L05-nul"),
-        pytest.param("/\\", id="L05-backslash"),
-        pytest.param("//evil.example", id="L05-host"),
-        pytest.param("/{external};jsessionid=1", id="L05-jsessionid"),
-        pytest.param("/%EF%BC%97" + "A" * 21, id="L06-full-width"),
-        pytest.param("/%E2%80%AE" + "A" * 21, id="L06-right-to-left"),
-        pytest.param("/%ff%fe", id="L06-invalid-utf-8"),
-        pytest.param("/r/" + NOBODYS, id="L01-redirect"),
-        pytest.param("/" + NOBODYS + "/page", id="L01-page"),
-        pytest.param("/r/", id="L02-redirect-empty"),
+        pytest.param("/" + NOBODYS, id="well-formed"),
+        pytest.param("/", id="empty"),
+        pytest.param("/7", id="1-character"),
+        pytest.param("/" + "A" * 21, id="21-characters"),
+        pytest.param("/" + "A" * 23, id="23-characters"),
+        pytest.param("/" + "A" * 500, id="500-characters"),
+        pytest.param("/" + "A" * 8000, id="8000-characters"),
+        pytest.param("/{external_swapped}", id="changed-case"),
+        pytest.param("/{external}).", id="two-marks"),
+        pytest.param("/%2541{external_tail}", id="twice"),
+        pytest.param("/../../etc/passwd", id="dots"),
+        pytest.param("/..%2f..%2fetc", id="encoded"),
+        pytest.param("/%00", id="nul"),
+        pytest.param("/\\", id="backslash"),
+        pytest.param("//evil.example", id="host"),
+        pytest.param("/{external};jsessionid=1", id="jsessionid"),
+        pytest.param("/%EF%BC%97" + "A" * 21, id="full-width"),
+        pytest.param("/%E2%80%AE" + "A" * 21, id="right-to-left"),
+        pytest.param("/%ff%fe", id="invalid-utf-8"),
+        pytest.param("/r/" + NOBODYS, id="redirect"),
+        pytest.param("/" + NOBODYS + "/page", id="page"),
+        pytest.param("/r/", id="redirect-empty"),
     ],
 )
 def test_every_kind_of_unknown_is_answered_byte_for_byte_alike(court: Court, made: Made, target: str) -> None:
@@ -159,9 +159,9 @@ def test_every_kind_of_unknown_is_answered_byte_for_byte_alike(court: Court, mad
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param(b"/\xff\xfe", id="L06-raw-bytes"),
-        pytest.param("/АHqX".encode(), id="L06-raw-cyrillic"),
-        pytest.param(b"/a b", id="L05-space"),
+        pytest.param(b"/\xff\xfe", id="raw-bytes"),
+        pytest.param("/АHqX".encode(), id="raw-cyrillic"),
+        pytest.param(b"/a b", id="space"),
     ],
 )
 def test_bytes_that_no_target_may_hold_are_unknown_or_refused(court: Court, target: bytes) -> None:
@@ -169,7 +169,7 @@ def test_bytes_that_no_target_may_hold_are_unknown_or_refused(court: Court, targ
 
 
 @pytest.mark.parametrize(
-    ("length", "status"), [pytest.param(8192, 404, id="L02-8-KiB"), pytest.param(8193, 414, id="L02-longer")]
+    ("length", "status"), [pytest.param(8192, 404, id="8-KiB"), pytest.param(8193, 414, id="longer")]
 )
 def test_a_target_may_be_8_kib_long(court: Court, length: int, status: int) -> None:
     assert court.ask("/" + "A" * (length - 1)).status == status
@@ -178,14 +178,14 @@ def test_a_target_may_be_8_kib_long(court: Court, length: int, status: int) -> N
 @pytest.mark.parametrize("mark", [".", ",", ")", "%3E", "%22", "'", "%20", "%E2%80%8B", "%C2%AD"])
 def test_one_mark_after_a_token_is_taken_away_and_said(court: Court, made: Made, mark: str) -> None:
     answer = court.ask(f"/{made.external}{mark}")
-    assert answer.status == 302, f"L03 {mark}"
+    assert answer.status == 302
     assert record_of(court, answer).token_repaired
 
 
 def test_a_token_is_decoded_once(court: Court, made: Made) -> None:
     encoded = "".join(f"%{ord(char):02X}" for char in made.external)
     answer = court.ask(f"/{encoded}")
-    assert answer.status == 302, "L04"
+    assert answer.status == 302
     assert not record_of(court, answer).token_repaired
 
 
@@ -193,7 +193,7 @@ def test_an_expired_link_gets_a_helpful_page_and_is_recorded_as_expired(court: C
     token, _ = court.new_link(court.portal(), expire_time=in_seconds(1.2))
     assert court.ask(f"/{token}").status == 302
     answer = wait_for(lambda: (found := court.ask(f"/{token}")).status == 410 and found)
-    assert b"This link has expired" in answer.body, "L07"
+    assert b"This link has expired" in answer.body
     assert record_of(court, answer).link_state == link_pb2.LINK_STATE_EXPIRED
 
 
@@ -210,7 +210,7 @@ def test_a_revoked_link_ends_within_two_seconds_and_is_recorded_as_revoked(court
     assert court.ask(f"/{token}").status == 302
     court.call("RevokeLink", link_pb2.RevokeLinkRequest(name=link.name))
     answer = wait_for(lambda: (found := court.ask(f"/{token}")).status == 410 and found, 2)
-    assert record_of(court, answer).link_state == link_pb2.LINK_STATE_REVOKED, "L08"
+    assert record_of(court, answer).link_state == link_pb2.LINK_STATE_REVOKED
     assert b"no longer in use" in answer.body
 
 
@@ -221,7 +221,7 @@ def test_a_portal_that_is_switched_off_ends_its_links_within_two_seconds(court: 
     portal.active = False
     court.call("UpdatePortal", link_pb2.UpdatePortalRequest(portal=portal, update_mask=FieldMask(paths=["active"])))
     answer = wait_for(lambda: (found := court.ask(f"/{token}/payment")).status == 410 and found, 2)
-    assert record_of(court, answer).link_state == link_pb2.LINK_STATE_PORTAL_INACTIVE, "L08"
+    assert record_of(court, answer).link_state == link_pb2.LINK_STATE_PORTAL_INACTIVE
 
 
 def test_a_redirect_that_is_switched_off_ends_and_what_follows_is_recorded(court: Court) -> None:
@@ -249,10 +249,10 @@ def test_a_changed_page_is_shown_within_two_seconds(court: Court) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        pytest.param("next=https://evil.example", id="L10-next"),
-        pytest.param("url=https://evil.example&u=//evil.example", id="L10-url"),
-        pytest.param("&".join(f"a{n}=" for n in range(1500)), id="L10-many"),
-        pytest.param("q=" + "x" * 8000, id="L10-8-KB"),
+        pytest.param("next=https://evil.example", id="next"),
+        pytest.param("url=https://evil.example&u=//evil.example", id="url"),
+        pytest.param("&".join(f"a{n}=" for n in range(1500)), id="many"),
+        pytest.param("q=" + "x" * 8000, id="8-KB"),
     ],
 )
 def test_the_query_never_decides_where_a_link_leads(court: Court, made: Made, query: str) -> None:
@@ -264,39 +264,39 @@ def test_the_query_never_decides_where_a_link_leads(court: Court, made: Made, qu
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "TRACE", "PROPFIND", "PATCH", "get", "FOO"])
 def test_other_methods_are_refused_with_what_is_allowed(court: Court, made: Made, method: str) -> None:
     answer = court.ask(f"/{made.external}", method=method)
-    assert (answer.status, answer.header("allow")) == (405, "GET, HEAD, OPTIONS"), "L11"
+    assert (answer.status, answer.header("allow")) == (405, "GET, HEAD, OPTIONS")
     assert answer.open_id is None
 
 
 def test_connect_is_refused(court: Court) -> None:
     answer = exchange(court.public_port, b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n")
-    assert answer.status == 405, "L11"
+    assert answer.status == 405
 
 
 def test_head_is_get_without_a_body_and_recorded(court: Court, made: Made) -> None:
     head, get = court.ask(f"/{made.hosted}", method="HEAD"), court.ask(f"/{made.hosted}")
     same = ("content-type", "content-length", "content-security-policy", "cache-control")
-    assert head.status == 200, "L12"
+    assert head.status == 200
     assert [head.header(name) for name in same] == [get.header(name) for name in same]
     assert record_of(court, head).method == "HEAD"
 
 
 def test_options_is_answered_and_no_open(court: Court, made: Made) -> None:
     answer = court.ask(f"/{made.external}", method="OPTIONS")
-    assert (answer.status, answer.header("allow"), answer.open_id) == (204, "GET, HEAD, OPTIONS", None), "L12"
+    assert (answer.status, answer.header("allow"), answer.open_id) == (204, "GET, HEAD, OPTIONS", None)
 
 
 @pytest.mark.parametrize(
     ("agent", "kept"),
     [
-        pytest.param(None, "", id="L13-none"),
-        pytest.param(b"", "", id="L13-empty"),
-        pytest.param(b"x" * 65536, "x" * 2048, id="L13-64-KB"),
-        pytest.param(b"a\tb", "a\tb", id="L13-tab"),
-        pytest.param(b"Caf\xe9", "Café", id="L13-latin-1"),
-        pytest.param("😀 é".encode(), "😀 é", id="L13-emoji"),
-        pytest.param(b"x" + b" " * 4000 + b"y", "x" + " " * 2047, id="L13-spaces"),
-        pytest.param(b"\xed\xa0\x80", "\xed\xa0\x80", id="L13-surrogate"),
+        pytest.param(None, "", id="none"),
+        pytest.param(b"", "", id="empty"),
+        pytest.param(b"x" * 65536, "x" * 2048, id="64-KB"),
+        pytest.param(b"a\tb", "a\tb", id="tab"),
+        pytest.param(b"Caf\xe9", "Café", id="latin-1"),
+        pytest.param("😀 é".encode(), "😀 é", id="emoji"),
+        pytest.param(b"x" + b" " * 4000 + b"y", "x" + " " * 2047, id="spaces"),
+        pytest.param(b"\xed\xa0\x80", "\xed\xa0\x80", id="surrogate"),
     ],
 )
 def test_any_user_agent_is_recorded(court: Court, made: Made, agent: bytes | None, kept: str) -> None:
@@ -305,7 +305,7 @@ def test_any_user_agent_is_recorded(court: Court, made: Made, agent: bytes | Non
     assert record_of(court, answer).user_agent == kept
 
 
-@pytest.mark.parametrize("agent", [pytest.param(b"a\0b", id="L13-NUL"), pytest.param(b"a\x01\x1bb", id="L13-control")])
+@pytest.mark.parametrize("agent", [pytest.param(b"a\0b", id="NUL"), pytest.param(b"a\x01\x1bb", id="control")])
 def test_control_characters_in_a_header_are_refused_by_the_parser(court: Court, made: Made, agent: bytes) -> None:
     # No browser sends them. Taking them would need the parser's lenient mode, which lets requests be smuggled in.
     assert court.ask(f"/{made.external}", headers=[("User-Agent", agent)]).status == 400
@@ -314,12 +314,12 @@ def test_control_characters_in_a_header_are_refused_by_the_parser(court: Court, 
 @pytest.mark.parametrize(
     ("head", "statuses"),
     [
-        pytest.param(b"GET /{t} HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n", {400}, id="L16-two"),
-        pytest.param(b"GET /{t} HTTP/1.1\r\n\r\n", {400}, id="L16-none"),
-        pytest.param(b"GET /{t} HTTP/1.0\r\n\r\n", {400}, id="L16-none-1.0"),
-        pytest.param(b"GET /{t} HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}, id="L16-evil"),
-        pytest.param(b"GET /{t} HTTP/1.1\r\nHost: a@127.0.0.1\r\n\r\n", {400}, id="L16-user"),
-        pytest.param(b"GET http://evil.example/{t} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 421}, id="L16-absolute"),
+        pytest.param(b"GET /{t} HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n", {400}, id="two"),
+        pytest.param(b"GET /{t} HTTP/1.1\r\n\r\n", {400}, id="none"),
+        pytest.param(b"GET /{t} HTTP/1.0\r\n\r\n", {400}, id="none-1.0"),
+        pytest.param(b"GET /{t} HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}, id="evil"),
+        pytest.param(b"GET /{t} HTTP/1.1\r\nHost: a@127.0.0.1\r\n\r\n", {400}, id="user"),
+        pytest.param(b"GET http://evil.example/{t} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 421}, id="absolute"),
     ],
 )
 def test_a_wrong_host_is_refused_and_not_recorded(court: Court, made: Made, head: bytes, statuses: set[int]) -> None:
@@ -330,19 +330,19 @@ def test_a_wrong_host_is_refused_and_not_recorded(court: Court, made: Made, head
 
 def test_forwarded_hosts_are_ignored(court: Court, made: Made) -> None:
     answer = court.ask(f"/{made.external}", headers=[("X-Forwarded-Host", "evil.example")])
-    assert answer.header("location") == "https://portal.court.example/start?a=b", "L16"
+    assert answer.header("location") == "https://portal.court.example/start?a=b"
 
 
 @pytest.mark.parametrize(
     ("forwarded", "address"),
     [
-        pytest.param("203.0.113.9", "203.0.113.9", id="L19-visitor"),
-        pytest.param("6.6.6.6, 203.0.113.9, 198.51.100.3", "203.0.113.9", id="L19-through-two-proxies"),
-        pytest.param(", ".join(["6.6.6.6"] * 1000) + ", 203.0.113.9", "203.0.113.9", id="L19-1000"),
-        pytest.param("203.0.113.9, 010.0.0.1", "127.0.0.1", id="L19-leading-zeros"),
-        pytest.param("::ffff:203.0.113.9", "203.0.113.9", id="L19-mapped"),
-        pytest.param("2001:db9::5", "2001:db9::5", id="L19-ipv6"),
-        pytest.param("unknown", "127.0.0.1", id="L19-unknown"),
+        pytest.param("203.0.113.9", "203.0.113.9", id="visitor"),
+        pytest.param("6.6.6.6, 203.0.113.9, 198.51.100.3", "203.0.113.9", id="through-two-proxies"),
+        pytest.param(", ".join(["6.6.6.6"] * 1000) + ", 203.0.113.9", "203.0.113.9", id="1000-entries"),
+        pytest.param("203.0.113.9, 010.0.0.1", "127.0.0.1", id="leading-zeros"),
+        pytest.param("::ffff:203.0.113.9", "203.0.113.9", id="mapped"),
+        pytest.param("2001:db9::5", "2001:db9::5", id="ipv6"),
+        pytest.param("unknown", "127.0.0.1", id="unknown"),
     ],
 )
 def test_the_address_is_the_first_untrusted_from_the_right(
@@ -355,11 +355,11 @@ def test_the_address_is_the_first_untrusted_from_the_right(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        pytest.param("Sec-Purpose", "prefetch", id="L20-sec-purpose"),
-        pytest.param("Purpose", "prefetch", id="L20-purpose"),
-        pytest.param("X-Moz", "prefetch", id="L20-x-moz"),
-        pytest.param("Sec-Fetch-Dest", "image", id="L20-dest"),
-        pytest.param("Range", "bytes=0-0", id="L20-range"),
+        pytest.param("Sec-Purpose", "prefetch", id="sec-purpose"),
+        pytest.param("Purpose", "prefetch", id="purpose"),
+        pytest.param("X-Moz", "prefetch", id="x-moz"),
+        pytest.param("Sec-Fetch-Dest", "image", id="dest"),
+        pytest.param("Range", "bytes=0-0", id="range"),
     ],
 )
 def test_prefetch_and_range_are_answered_normally_and_kept(court: Court, made: Made, name: str, value: str) -> None:
@@ -375,7 +375,7 @@ def test_prefetch_and_range_are_answered_normally_and_kept(court: Court, made: M
 def test_nothing_is_ever_not_modified(court: Court, made: Made, header: str) -> None:
     name, _, value = header.partition(": ")
     answer = court.ask(f"/{made.hosted}", headers=[(name, value)])
-    assert (answer.status, answer.header("cache-control")) == (200, "no-store"), "L21"
+    assert (answer.status, answer.header("cache-control")) == (200, "no-store")
 
 
 def test_a_token_in_the_referrer_is_not_stored(court: Court, made: Made) -> None:
@@ -398,7 +398,7 @@ def test_a_body_on_get_is_not_read_and_the_visit_is_recorded(court: Court, made:
     with socket.create_connection(("127.0.0.1", court.public_port), timeout=10) as conn:
         conn.sendall(head.encode() + b"GET /x HTTP/1.1\r\n")
         answer = read_answer(conn)
-        assert answer.status == 302, "L18"
+        assert answer.status == 302
         assert answer.header("connection") == "close"
         record_of(court, answer)
 
@@ -425,19 +425,19 @@ def _one(conn: socket.socket) -> Answer:
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431, id="L15-200-headers"),
-        pytest.param(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nx: " + b"y" * 300_000, 431, id="L15-no-end"),
-        pytest.param(b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, id="L14-no-colon"),
-        pytest.param(b"garbage\r\n\r\n", 405, id="L11-garbage"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", 431, id="200-headers"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nx: " + b"y" * 300_000, 431, id="no-end"),
+        pytest.param(b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, id="no-colon"),
+        pytest.param(b"garbage\r\n\r\n", 405, id="garbage"),
         pytest.param(
             b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
             400,
-            id="L17-both-lengths",
+            id="both-lengths",
         ),
         pytest.param(
             b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
             400,
-            id="L17-two-lengths",
+            id="two-lengths",
         ),
     ],
 )
