@@ -132,6 +132,7 @@ def _detail_json(detail: reporting_pb2.OpenDetail) -> dict[str, Any]:
         "method": detail.method or None,
         "status": detail.status or None,
         "directory_stale": detail.directory_stale,
+        "revoke_time": time_text(detail, "revoke_time"),
         "token_repaired": detail.token_repaired,
         "query": detail.query or None,
         "accept_language": detail.accept_language or None,

@@ -97,6 +97,7 @@ def _open_schema() -> dict[str, Any]:
             "method": {"type": "string"},
             "status": {"type": "integer"},
             "directory_stale": {"type": "boolean"},
+            "revoke_time": _nullable({"type": "string", "format": "date-time"}),
             "token_repaired": {"type": "boolean"},
             "query": _nullable({"type": "string"}),
             "accept_language": _nullable({"type": "string"}),

@@ -73,6 +73,10 @@ STATE_SENTENCES = {
     "revoked": "The link had been revoked. The visitor saw a page that says so.",
     "portal_inactive": "The portal was switched off. The visitor saw a page that says so.",
 }
+SERVED_THOUGH_REVOKED = (
+    "The link had been revoked before, but the change had not reached the public page yet: the visitor was served as "
+    "if the link were active."
+)
 LIMITS = (
     "It does not prove that the client opened or read the page. Links are forwarded, phones are shared, and mail "
     "scanners and link previews open links too.",

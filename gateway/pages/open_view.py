@@ -135,11 +135,12 @@ def page_of(found: reporting_pb2.Open, others: Iterable[reporting_pb2.Open], zon
     what = "a shared link" if found.portal else found.portal_display_name or "a redirect"
     if found.client:
         what = f"the link of {_client(found)}"
+    served_though_revoked = found.detail.HasField("revoke_time") and state != "revoked"
     return OpenPage(
         title=f"Open of {what}",
         opened=zone.at(found, "open_time"),
         labels=labels_of(found),
-        late_sentence=labels.STATE_SENTENCES.get(state, ""),
+        late_sentence=labels.SERVED_THOUGH_REVOKED if served_though_revoked else labels.STATE_SENTENCES.get(state, ""),
         what=_what(found, zone, clients),
         device=_device(found),
         network=_network(found),
@@ -184,6 +185,7 @@ def _what(found: reporting_pb2.Open, zone: Zone, clients: bool) -> Group:
             Fact("Opened at", moment=zone.at(found, "open_time")),
             Fact("Visible for", _seconds(found) if measured else "Not measured"),
             Fact("Link was", labels.LINK_STATES.get(words.LINK_STATE.word(found.link_state) or "", "Not known")),
+            Fact("Revoked at", moment=zone.maybe(found.detail, "revoke_time")),
             message,
         ),
     )

@@ -140,6 +140,7 @@ def to_detail(row: store.FullOpen) -> reporting_pb2.OpenDetail:
         data_sets=known.data_sets,
         enrich_time=known.enrich_time,
         arrive_time=clock.to_proto(row.arrive_time),
+        revoke_time=clock.to_proto(row.revoke_time) if row.revoke_time else None,
     )
 
 

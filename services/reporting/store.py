@@ -58,6 +58,8 @@ class FullOpen(ListedOpen):
 
     record: bytes
     arrive_time: datetime
+    # Only where the link was revoked before the open.
+    revoke_time: datetime | None
 
 
 @dataclass(frozen=True)
@@ -224,9 +226,10 @@ async def get_open(conn: Connection, agency_id: UUID, key: Key, officer: str | N
     """Returns one open; None when there is none for this agency and officer."""
     query = sql.SQL(
         """
-        select {listed}, o.record, o.arrive_time
+        select {listed}, o.record, o.arrive_time, l.revoke_time
         from reporting.opens o
         {named}
+        left join reporting.links l on l.link_id = o.link_id and l.revoke_time <= o.opened_at
         where o.agency_id = %(agency)s and o.opened_at = %(time)s and o.open_id = %(id)s
           and (%(officer)s::text is null or (c.officer = %(officer)s and c.officer <> ''))
         """

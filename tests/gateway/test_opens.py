@@ -13,8 +13,8 @@ from opennotice.reporting.v1 import reporting_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
 from gateway.words import OPEN_COLUMNS, open_json
-from tests.cast import ALICE, CHARLIE, OTHER_COURT
-from tests.gateway.conftest import House, make_client, until
+from tests.cast import ALICE, CHARLIE, DANA, OTHER_COURT
+from tests.gateway.conftest import House, make_client, make_link, make_portal, until
 from tests.reporting.sample import an_open
 
 # As architecture.md gives them; other people's programs rely on names and order.
@@ -115,6 +115,28 @@ def test_one_open_has_a_detail_besides(house: House, api: httpx.Client, client: 
     assert detail["reasons"] == [{"code": "no_evidence", "sentence": "The page gave no sign either way."}]
     assert detail["headers"] == [{"name": "sec-fetch-mode", "value": "navigate"}]
     assert (detail["method"], detail["status"], detail["network_status"]) == ("GET", 200, "found")
+
+
+def test_an_open_of_a_revoked_link_says_how_it_was_served_and_when_it_was_revoked(
+    house: House, api: httpx.Client, client: dict[str, Any]
+) -> None:
+    # As when the public page could not be told in time, and served the visitor.
+    portal = make_portal(api)
+    link = make_link(api, portal=portal["name"], client=client["name"])
+    revoked = api.post(f"/api/v1/{link['name']}:revoke", json={}).json()["revoke_time"]
+    moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=5)
+    ids = {"link_id": id_of(link), "portal_id": id_of(portal), "client_id": id_of(client)}
+    (open_id,) = put(house, api, client, an_open(moment, **ids))
+
+    def told() -> dict[str, Any] | None:
+        shown = api.get(f"/api/v1/opens/{open_id}").json()
+        return shown if shown["detail"]["revoke_time"] else None
+
+    shown = until(told, "the link to be known as revoked")
+    assert (shown["link_state"], shown["detail"]["revoke_time"]) == ("active", revoked)
+    page = house.browser(DANA).get(f"/opens/{open_id}").text
+    assert "The link had been revoked before" in page
+    assert "served as if the link were active" in page
 
 
 def test_opens_of_a_shared_link_have_no_client(house: House, api: httpx.Client) -> None:

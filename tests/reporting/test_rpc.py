@@ -101,6 +101,24 @@ async def test_an_open_is_listed_and_told_in_full(
     assert full == listed
 
 
+@pytest.mark.parametrize(("seconds", "is_told"), [(-60, True), (60, False)], ids=["before", "after"])
+async def test_an_open_of_a_link_that_had_been_revoked_says_so_beside_how_it_was_served(
+    reporting: Reporting, put_opens: PutOpens, put_entries: PutEntries, seconds: int, is_told: bool
+) -> None:
+    # As when the public page could not be told: its copy said active, and the visitor was served.
+    item = an_open(number=1, portal_id=new_id())
+    link = link_pb2.Link(name=f"links/{item.open.link_id}", portal=f"portals/{item.open.portal_id}")
+    link.revoke_time.FromDatetime(NOON + timedelta(seconds=seconds))
+    await put_opens(item)
+    await put_entries(entry(1, link=link))
+    name = f"opens/{item.open.open_id}"
+    full = await reporting.stub.GetOpen(reporting_pb2.GetOpenRequest(name=name), metadata=reporting.as_(DANA))
+    assert full.link_state == link_pb2.LINK_STATE_ACTIVE
+    assert full.detail.HasField("revoke_time") is is_told
+    if is_told:
+        assert full.detail.revoke_time == link.revoke_time
+
+
 @pytest.mark.parametrize(
     "name",
     [
