@@ -3,10 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 
-from services.chassis import log
+from services.chassis import clock, log
 from services.chassis.dead_letters import DeadLetters
 from services.tracking import metrics
-from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK, PACK_TYPE, Recorder, opens_of, pack_of
+from services.tracking.recorder import (
+    BYTES_IN_A_PACK,
+    OPENS_IN_A_PACK,
+    PACK_TYPE,
+    Recorder,
+    canary_pack,
+    opens_of,
+    pack_of,
+)
 from services.tracking.spool import SpoolAway
 from services.tracking.store.opens import RawOpen
 from services.tracking.store.spool import SpooledOpen
@@ -70,8 +78,10 @@ class Mover:
         try:
             if not waiting:
                 if self._recorder.is_away:
-                    await self._writer.ask(limit_seconds=_INSERT_SECONDS)
+                    # Not a question only: on a full disk PostgreSQL answers, and stores nothing.
+                    await self._writer.insert([], *canary_pack(clock.now()), limit_seconds=_INSERT_SECONDS)
                     self._recorder.recovered()
+                    self._recorder.committed()
                 await self._bury()
                 return False
             await self._insert(waiting)

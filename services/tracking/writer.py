@@ -56,10 +56,6 @@ class Writer:
             limit_seconds,
         )
 
-    async def ask(self, *, limit_seconds: float) -> None:
-        """Returns when PostgreSQL answers; raises Away."""
-        await self._do(store.answer, limit_seconds)
-
     async def _do(self, use: Callable[[Connection], Awaitable[None]], limit_seconds: float) -> None:
         # What hangs keeps its connection to itself; the next attempt begins without.
         conn, self._conn = self._conn, None

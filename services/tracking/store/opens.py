@@ -56,11 +56,6 @@ values (%s, %s, %s, %b)
 """
 
 
-async def answer(conn: AsyncConnection[Any]) -> None:
-    """Returns when the server answers."""
-    await conn.execute("select 1")
-
-
 async def make_partitions(conn: AsyncConnection[Any], today: date) -> int:
     """Makes the monthly partitions that are missing up to three months ahead; returns how many."""
     row = await (await conn.execute("select tracking.make_partitions(%s)", (today,))).fetchone()
