@@ -272,7 +272,8 @@ def rig(folder: Path, *, own: Sequence[str] = (), places: dict[str, Path] | None
     """Gives a running product.
 
     `own` names the servers that are ours ("postgres", "nats") and reached through gates; the bundle runs the others.
-    `places` are folders for the data of a server, or for the home of the bundle ("home").
+    `places` are folders for the data of one of ours, for a part of the home of the bundle by its name, or for all of it
+    ("home").
     """
     places = places or {}
     folder.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -297,6 +298,11 @@ def rig(folder: Path, *, own: Sequence[str] = (), places: dict[str, Path] | None
         settings["OPENNOTICE_HOME"] = str(places["home"])
     bundle = make_bundle(folder, **settings)
     bundle.home = Path(bundle.environment["OPENNOTICE_HOME"])
+    for name in places.keys() - {"home", *own}:
+        # A part of the home on another disk, as an operator lays it out.
+        bundle.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        (places[name] / "data").mkdir(mode=0o711)
+        (bundle.home / name).symlink_to(places[name] / "data")
     made = Rig(folder, bundle, servers, gates)
     try:
         made.start()
