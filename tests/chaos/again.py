@@ -163,7 +163,8 @@ class Writes:
     def state(self) -> dict[str, object]:
         """Returns what must stay as it is whatever comes again."""
         message = self._call("GetMessage", link_pb2.GetMessageRequest(name=self._message))
-        wait_for(lambda: self._reported_links() == len(self._rig.names) + 201, 30, "the copies to know every link")
+        made = by_hand.sql(self._rig, "select count(*) from link.links")[0][0]
+        wait_for(lambda: self._reported_links() == made, 30, "reporting to know every link")
         return {
             "links": len(self._pages("ListLinks", link_pb2.ListLinksRequest(portal=self._portal), "links")),
             "portals": len(self._pages("ListPortals", link_pb2.ListPortalsRequest(), "portals")),
