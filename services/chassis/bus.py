@@ -149,6 +149,8 @@ class Bus:
         self._made: dict[str, datetime] = {}
         # The number of the newest event that each stream is known to have had.
         self._reached: dict[str, int] = {}
+        # How many events are missing inside each stream; nobody may remove any.
+        self._gaps: dict[str, int] = {}
         self._given_up = asyncio.Event()
         self._refused_at = -_REFUSAL_SECONDS
 
@@ -264,9 +266,13 @@ class Bus:
         if info.created is not None:
             if info.created != self._made.get(stream.name, info.created):
                 self._tell_loss(stream.name)
-                reached = 0
+                reached = self._reached[stream.name] = 0
             self._made[stream.name] = info.created
         self._reach(stream.name, info.state.last_seq, at_least=reached)
+        gaps = info.state.num_deleted or 0
+        if gaps > self._gaps.get(stream.name, gaps):
+            self._tell_loss(stream.name)
+        self._gaps[stream.name] = gaps
         there = info.config
         if drift := [field for field in _STREAM_FIELDS if getattr(there, field) != getattr(wanted, field)]:
             _LOG.warning("stream differs and is corrected", stream=stream.name, fields=drift)
@@ -303,7 +309,6 @@ class Bus:
         # Nothing is to be done here: what was lost on its way is sent again from the record.
         _LOSSES.inc()
         _LOG.error("NATS has lost events", stream=stream)
-        self._reached[stream] = 0
 
 
 @dataclass(frozen=True)
