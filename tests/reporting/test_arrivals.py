@@ -1,7 +1,7 @@
 """Opens come in by NATS: each once, whatever comes again, the bad ones aside, and searchable at once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -332,6 +332,47 @@ async def test_an_open_that_was_kept_aside_is_taken_in_once_it_can_be(
     assert [await letters.replay(one.id) for one in await letters.list(0, 10)] == [""]
     assert await letters.count() == 0
     assert len(await reporting.list()) == 1
+
+
+@pytest.fixture
+def refuse(database: Database) -> Iterator[Callable[[str], None]]:
+    """Has the database refuse opens under a condition."""
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+
+        def under(condition: str) -> None:
+            admin.execute(
+                "create function reporting.refuse() returns trigger language plpgsql as"
+                " $$ begin raise exception 'does not fit'; end $$"
+            )
+            admin.execute(
+                "create trigger refuse before insert on reporting.opens for each row"
+                f" when ({condition}) execute function reporting.refuse()".encode()
+            )
+
+        yield under
+        admin.execute("drop function reporting.refuse cascade")
+
+
+async def test_an_open_that_the_database_refuses_keeps_no_other_away(
+    arrivals: Arrivals, database: Database, refuse: Callable[[str], None]
+) -> None:
+    misfit = an_open(number=2)
+    refuse(f"new.open_id = '{misfit.open.open_id}'")
+    await arrivals.take(received(a_pack([an_open(number=1), misfit, an_open(number=3)])))
+    assert rows(database, "select count(*) from reporting.opens") == [(2,)]
+    ((payload, error),) = rows(database, "select payload, error from reporting.dead_letters")
+    assert events_pb2.OpenEnriched.FromString(payload) == misfit
+    assert "does not fit" in error
+
+
+async def test_a_pack_whose_every_open_is_refused_is_tried_again_as_it_is(
+    arrivals: Arrivals, database: Database, refuse: Callable[[str], None]
+) -> None:
+    """Then something is wrong with the database rather than with the opens."""
+    refuse("true")
+    with pytest.raises(psycopg.errors.RaiseException):
+        await arrivals.take(received(a_pack([an_open(number=1), an_open(number=2)])))
+    assert rows(database, "select count(*) from reporting.dead_letters") == [(0,)]
 
 
 async def test_the_same_explanation_once_more_is_no_news(

@@ -14,7 +14,7 @@ from opennotice.reporting.v1 import reporting_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
 from services.chassis import clock, log
-from services.chassis.bus import Bus, Received
+from services.chassis.bus import Bus, Received, is_passing
 from services.chassis.clock import checked, to_proto
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, Unavailable
@@ -160,7 +160,7 @@ class Arrivals:
 
     async def take(self, received: Sequence[Received[events_pb2.OpensEnriched]]) -> None:
         """Stores every open of some packs, commits, then tells the watchers; a bad open is kept aside alone."""
-        refused: list[tuple[events_pb2.OpenEnriched, ValueError]] = []
+        refused: list[tuple[events_pb2.OpenEnriched, Exception]] = []
         opens: list[store.NewOpen] = []
         for item in (item for one in received for item in one.message.opens):
             try:
@@ -169,7 +169,15 @@ class Arrivals:
                 refused.append((item, error))
         messages = [one.message for one in received]
         canaries = [clock.from_proto(one.canary_time) for one in messages if one.HasField("canary_time")]
-        new, again = await self._store(opens, max(canaries, default=None))
+        canary = max(canaries, default=None)
+        try:
+            new, again = await self._store(opens, canary)
+        except Exception as error:
+            # Several packs are tried one by one by the frame; only then is it known whose fault it was.
+            if is_passing(error) or len(received) > 1 or len(opens) < 2:
+                raise
+            new, again, misfits = await self._store_each(opens, canary)
+            refused += misfits
         for item, fault in [*refused, *((_parsed(one.record), _Contradiction()) for one in again)]:
             await self._keep(item, fault)
         keys_of: dict[UUID, list[UUID]] = defaultdict(list)
@@ -205,7 +213,31 @@ class Arrivals:
                     await store.replace_explanations(conn, newer)
         return [one for one in first.values() if one.key in inserted], contradictions
 
-    async def _keep(self, item: Message, error: ValueError) -> None:
+    async def _store_each(
+        self, opens: Sequence[store.NewOpen], canary: datetime | None
+    ) -> tuple[list[store.NewOpen], list[store.NewOpen], list[tuple[events_pb2.OpenEnriched, Exception]]]:
+        """Stores opens one by one, so that one that the database refuses keeps no other away; returns those too.
+
+        Raises when it refuses all of them: then it is hardly the opens' fault, and the pack is tried again.
+        """
+        new: list[store.NewOpen] = []
+        again: list[store.NewOpen] = []
+        misfits: list[tuple[events_pb2.OpenEnriched, Exception]] = []
+        for one in opens:
+            try:
+                inserted, contradicting = await self._store([one], canary)
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                misfits.append((_parsed(one.record), error))
+            else:
+                new += inserted
+                again += contradicting
+        if len(misfits) == len(opens):
+            raise misfits[0][1]
+        return new, again, misfits
+
+    async def _keep(self, item: Message, error: Exception) -> None:
         await self._dead_letters.keep(
             consumer=CONSUMER,
             subject="",
