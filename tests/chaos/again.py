@@ -174,6 +174,7 @@ class Writes:
             "lines of the audit log about links": self._lines(),
             "links that tracking knows": self._rig.metric("tracking", "opennotice_directory_links"),
             "links that reporting knows": self._reported_links(),
+            "explanations that were replaced": by_hand.sql(self._rig, "select count(*) from reporting.verdicts")[0][0],
         }
 
     def _reported_links(self) -> int:

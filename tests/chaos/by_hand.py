@@ -17,7 +17,7 @@ from nats.js.errors import NotFoundError
 from opennotice.auth.v1 import auth_pb2, auth_pb2_grpc
 from opennotice.enrichment.v1 import events_pb2 as enrichment_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from services.chassis import clock
 from services.chassis.bus import STREAMS, Outgoing, credentials, subject_for
@@ -40,9 +40,8 @@ def superuser_url(rig: Rig) -> str:
     if "postgres" in rig.servers:
         return str(rig.servers["postgres"].server.admin_url)  # type: ignore[union-attr]
     secrets = rig.bundle.home / "secrets"
-    parts = conninfo_to_dict((secrets / "database-tracking_ingest.url").read_text())
-    password = (secrets / "postgres.password").read_text()
-    return make_conninfo(**{**parts, "user": "postgres", "password": password})
+    a_role = (secrets / "database-tracking_ingest.url").read_text()
+    return make_conninfo(a_role, user="postgres", password=(secrets / "postgres.password").read_text())
 
 
 def sql(rig: Rig, query: str, *values: object) -> list[Any]:

@@ -13,8 +13,9 @@ from tests.chaos import by_hand
 from tests.chaos.again import checksum
 from tests.chaos.checker import check, exported
 from tests.chaos.ledger import Request, read
-from tests.chaos.rig import ROOT, Rig, wait_for
+from tests.chaos.rig import Rig, wait_for
 from tests.chaos.trial import Outcome, Run, Trial
+from tests.fix_bundle import ROOT
 
 # As the promise says it.
 _NOTICED_SECONDS = 180.0
