@@ -86,10 +86,8 @@ chaos: .state/dev .state/stubs-dev ## Kill, freeze and damage it under load and 
 	@$(PY) -m tests.chaos $(if $(FULL),--full --report docs/faults.md) $(if $(ONLY),--only "$(ONLY)")
 
 .PHONY: bench
-bench: .state/dev .state/stubs-dev ## Measure: opens a second, enrichment, search and export; prints, compares nothing
-	@$(PY) -m tests.bench.opens
-	@$(PY) -m tests.bench.enrichment
-	@$(PY) -m tests.bench.reporting
+bench: .state/dev .state/stubs-dev ## Measure what it costs on this machine, in some ten minutes
+	@$(PY) -m tests.bench
 
 .PHONY: proto
 proto: .state/dev ## Generate the stubs beside their .proto files

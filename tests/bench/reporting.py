@@ -41,6 +41,7 @@ from services.reporting.arrivals import store as arrivals
 from services.reporting.arrivals.events import read_open
 from services.reporting.copies import store as copies
 from services.reporting.opens import fold
+from tests.bench.machine import cpu_seconds
 from tests.cast import DANA, FIRST_COURT, OTHER_COURT
 from tests.fix_postgres import as_url
 from tests.fix_rpc import ISSUERS, Keyring
@@ -143,10 +144,9 @@ def environment(ring: Keyring, admin_url: str, name: str, ports: dict[str, int])
     return {key: value for key, value in found.items() if key not in unknown[name]}
 
 
-def cpu_seconds(pid: int) -> float:
-    """Returns what a process and its ended children have used; on a shared machine it says more than the clock."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+def used(processes: dict[str, int]) -> dict[str, float]:
+    """Returns CPU seconds so far, ours too; on a shared machine they say more than the clock."""
+    return {name: cpu_seconds(pid) for name, pid in processes.items()} | {"client": time.process_time()}
 
 
 async def measure(ring: Keyring, port: int, processes: dict[str, int]) -> None:
@@ -207,7 +207,7 @@ async def measure(ring: Keyring, port: int, processes: dict[str, int]) -> None:
         summary = await stub.SummarizeOpens(counting, metadata=ring.as_person(DANA))
         print(f"{name:32} {(time.perf_counter() - began) * 1000:8.1f} ms  {summary.total:,} opens")
     for name, words in (("export of all", ""), ("export of a client's name", "garcía")):
-        before = {process: cpu_seconds(pid) for process, pid in processes.items()}
+        before = used(processes)
         began, rows, first = time.perf_counter(), 0, 0.0
         export = reporting_pb2.ExportOpensRequest(filter=reporting_pb2.OpenFilter(client=words))
         async for part in stub.ExportOpens(export, metadata=ring.as_person(DANA)):
@@ -218,10 +218,8 @@ async def measure(ring: Keyring, port: int, processes: dict[str, int]) -> None:
         print(f"{name:32} {rate}, first after {first:.3f} s")
         # The server's side of the connection ends a moment after ours, and only then its time is counted.
         await asyncio.sleep(0.5)
-        used = {process: (cpu_seconds(pid) - before[process]) / rows * 1e6 for process, pid in processes.items()}
-        print(
-            f"{'':32} CPU time a row in µs: {', '.join(f'{process} {micros:.1f}' for process, micros in used.items())}"
-        )
+        micros = [f"{name} {(spent - before[name]) / rows * 1e6:.1f}" for name, spent in used(processes).items()]
+        print(f"{'':32} CPU time a row in µs: {', '.join(micros)}")
     await channel.close()
 
 
@@ -258,7 +256,7 @@ async def main(rows: int, keep: str) -> None:
             running.append(start([sys.executable, "-m", f"services.{name}"], env=env))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports['reporting']}") as channel:
             await asyncio.wait_for(channel.channel_ready(), 20)
-        pids = {"postgres": running[0].pid, "reporting": running[-1].pid, "client": os.getpid()}
+        pids = {"postgres": running[0].pid, "reporting": running[-1].pid}
         await measure(ring, ports["reporting"], pids)
     finally:
         for process in reversed(running):
