@@ -229,7 +229,10 @@ class Nats:
         """
         if b"write error" not in self._health("")[1]:
             return False
-        return shutil.disk_usage(self.folder).free >= _ROOM_BYTES
+        try:
+            return shutil.disk_usage(self.folder).free >= _ROOM_BYTES
+        except OSError:
+            return False
 
     def _health(self, of: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.monitor_port, timeout=2)
