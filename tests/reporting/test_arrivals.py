@@ -203,7 +203,11 @@ async def test_an_open_of_a_clock_that_is_years_wrong_is_kept_and_found(
     # Losing it would be worse. It lies in no month that has a partition yet, which is told and mended elsewhere.
     moment = NOON + timedelta(days=365 * years)
     await arrivals.take(received(a_pack([an_open(moment, number=1)])))
-    assert await reporting.list() == [f"opens/{id_at(moment, 1)}"]
+
+    async def found() -> bool:
+        return await reporting.list() == [f"opens/{id_at(moment, 1)}"]
+
+    await eventually(found)
     assert rows(database, "select count(*) from reporting.opens") == [(1,)]
     assert rows(database, "select 1 from reporting.dead_letters") == []
 

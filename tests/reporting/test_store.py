@@ -283,6 +283,19 @@ async def test_opens_of_a_month_that_nobody_prepared_are_kept_and_get_a_partitio
     assert await numbers(serve, Filter(end=NOON)) == [1, 4]
 
 
+async def test_opens_of_years_that_get_no_partition_keep_no_other_month_waiting(
+    put_opens: PutOpens, ingest: Pool, serve: Pool
+) -> None:
+    moments = [datetime(year, 2, 3, tzinfo=UTC) for year in (1986, 2031, 2426)]
+    await put_opens(*(an_open(moment, number=number) for number, moment in enumerate(moments)))
+    for _ in range(2):
+        await partitions.look_once(ingest, date(2026, 11, 23))
+    async with ingest.transaction() as conn:
+        assert await arrivals.months_outside(conn) == [date(1986, 2, 1), date(2426, 2, 1)]
+    # They are found all the same.
+    assert await numbers(serve, Filter()) == [0, 1, 2]
+
+
 async def test_two_processes_make_a_partition_once(ingest: Pool) -> None:
     async def make() -> bool:
         async with ingest.transaction() as conn:
