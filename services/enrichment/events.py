@@ -44,6 +44,10 @@ _MISSING = Gauge(
 )
 
 
+# An open, and what went wrong with it.
+Unexplained = tuple[tracking_events_pb2.OpenRecorded, Exception]
+
+
 class Explainer:
     """Explains packs with the rules and data of the moment, and publishes them."""
 
@@ -57,24 +61,23 @@ class Explainer:
 
     async def explained(
         self, batch_id: str, opens: Sequence[tracking_events_pb2.OpenRecorded]
-    ) -> events_pb2.OpensEnriched:
-        """Returns the explained pack."""
+    ) -> tuple[events_pb2.OpensEnriched, list[Unexplained]]:
+        """Returns the explained pack, and the opens that could not be explained."""
         agency_ids = [parse_uuid(opened.agency_id) for opened in opens]
         await self.agencies.make_known({agency_id for agency_id in agency_ids if agency_id})
         now, lookup = clock.to_proto(clock.now()), self.folder.current
         assert now is not None
-        enriched = [
-            explain(
-                opened,
-                pack=self.pack,
-                lookup=lookup,
-                staff=self.agencies.staff_networks(agency_id or UUID(int=0)),
-                now=now,
-            )
-            for opened, agency_id in zip(opens, agency_ids, strict=True)
-        ]
+        enriched: list[events_pb2.OpenEnriched] = []
+        unexplained: list[Unexplained] = []
+        for opened, agency_id in zip(opens, agency_ids, strict=True):
+            staff = self.agencies.staff_networks(agency_id or UUID(int=0))
+            try:
+                enriched.append(explain(opened, pack=self.pack, lookup=lookup, staff=staff, now=now))
+            except Exception as error:
+                # A fault of ours with this one open: the others need not wait until it is mended.
+                unexplained.append((opened, error))
         _EXPLAINED.inc(len(enriched))
-        return events_pb2.OpensEnriched(batch_id=batch_id, opens=enriched)
+        return events_pb2.OpensEnriched(batch_id=batch_id, opens=enriched), unexplained
 
     async def publish(self, enriched: events_pb2.OpensEnriched, *, attempt: str = "") -> None:
         """Publishes a pack, in several pieces when it has grown too large; returns when NATS has it on disk."""
@@ -154,26 +157,29 @@ class OpenPacks:
             raise ValueError("batch_id is not a UUID")
         faults = [_fault(opened) for opened in pack.opens]
         good = [opened for opened, fault in zip(pack.opens, faults, strict=True) if fault is None]
-        if good:
-            await self._explain(batch_id, good)
+        refused = [(opened, fault) for opened, fault in zip(pack.opens, faults, strict=True) if fault is not None]
+        unexplained = await self._explain(batch_id, good) if good else []
         if pack.HasField("canary_time"):
             canary = events_pb2.OpensEnriched(batch_id=pack.batch_id, canary_time=pack.canary_time)
             await self._explainer.publish(canary)
-        for opened, fault in zip(pack.opens, faults, strict=True):
-            if fault is None:
-                continue
+        for opened, error in [*refused, *unexplained]:
             await self._dead_letters.keep(
                 consumer=OPENS_CONSUMER,
                 subject=subject_for(tracking_events_pb2.OpensRecorded.DESCRIPTOR),
                 message_type=opened.DESCRIPTOR.full_name,
                 payload=opened.SerializeToString(),
-                error=fault,
+                error=error,
                 attempts=attempts,
             )
 
-    async def _explain(self, batch_id: UUID, opens: Sequence[tracking_events_pb2.OpenRecorded]) -> None:
+    async def _explain(
+        self, batch_id: UUID, opens: Sequence[tracking_events_pb2.OpenRecorded]
+    ) -> Sequence[Unexplained]:
+        """Publishes opens explained and returns those that cannot be; raises when none can, to be tried again."""
         generation = self._explainer.folder.generation
-        enriched = await self._explainer.explained(str(batch_id), opens)
+        enriched, unexplained = await self._explainer.explained(str(batch_id), opens)
+        if not enriched.opens:
+            raise unexplained[0][1]
         if needs_data(enriched):
             kept = tracking_events_pb2.OpensRecorded(batch_id=str(batch_id), opens=opens).SerializeToString()
             # Before it is published: what is lost in between would never be explained again.
@@ -182,6 +188,7 @@ class OpenPacks:
             if self._explainer.folder.generation != generation:
                 self._explainer.overtaken = True
         await self._explainer.publish(enriched)
+        return unexplained
 
 
 class Again:
@@ -227,7 +234,12 @@ class Again:
 
     async def _explain_one(self, waiting: WaitingPack) -> bool:
         pack = tracking_events_pb2.OpensRecorded.FromString(waiting.pack)
-        enriched = await self._explainer.explained(pack.batch_id, pack.opens)
+        enriched, unexplained = await self._explainer.explained(pack.batch_id, pack.opens)
+        for _, error in unexplained:
+            # It keeps the explanation that it has.
+            _LOG.error("an open cannot be explained again", exc_info=error)
+        if not enriched.opens:
+            return True
         # An id of its own, or NATS would take it for the first explanation sent twice.
         moment = int(enriched.opens[0].enrich_time.ToMilliseconds())
         await self._explainer.publish(enriched, attempt=f".again-{moment}")

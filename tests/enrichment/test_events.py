@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psycopg
@@ -22,6 +23,7 @@ from services.chassis.names import new_id, parse_name
 from services.chassis.serve import CLIENT_OPTIONS, Process
 from services.chassis.settings import Address
 from services.enrichment.events import _MISSING
+from services.enrichment.explain import explain
 from tests.auth.conftest import auth_settings
 from tests.cast import FIRST_COURT, OTHER_COURT
 from tests.enrichment import ip_data
@@ -111,6 +113,52 @@ async def test_a_bad_open_is_kept_apart_alone(outside: Outside, start: Start, fa
     assert (consumer, subject, kind) == ("enrichment-opens-recorded-v1", SUBJECT, "opennotice.tracking.v1.OpenRecorded")
     assert tracking_events_pb2.OpenRecorded.FromString(payload) == bad
     assert next(iter(fault)) in error
+
+
+def stumble_over(monkeypatch: pytest.MonkeyPatch, agent: str) -> None:
+    """Has enrichment stumble over an agent, as over a fault of its own that nobody knows yet."""
+
+    def stumble(one: tracking_events_pb2.OpenRecorded, **around: Any) -> events_pb2.OpenEnriched:
+        if one.user_agent == agent:
+            raise ZeroDivisionError("a fault of ours")
+        return explain(one, **around)
+
+    monkeypatch.setattr("services.enrichment.events.explain", stumble)
+    monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.05,) * 4)
+
+
+async def test_an_open_that_cannot_be_explained_keeps_no_other_away(
+    outside: Outside, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stumble_over(monkeypatch, "stumble")
+    await start()
+    good, bad = opened(), opened(user_agent="stumble")
+    explained = await outside.answered(packed(bad, good))
+    assert [one.open.open_id for one in explained] == [good.open_id]
+
+    async def kept() -> bool:
+        return bool(await outside.rows(DEAD))
+
+    await until(kept)
+    ((_, _, kind, payload, error),) = await outside.rows(DEAD)
+    assert (kind, payload) == ("opennotice.tracking.v1.OpenRecorded", bad.SerializeToString())
+    assert "a fault of ours" in error
+
+
+async def test_a_pack_of_which_nothing_can_be_explained_is_set_aside_whole(
+    outside: Outside, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stumble_over(monkeypatch, "stumble")
+    await start()
+    pack = packed(opened(user_agent="stumble"), opened(user_agent="stumble"))
+    await outside.send(pack)
+
+    async def kept() -> bool:
+        return bool(await outside.rows(DEAD))
+
+    await until(kept)
+    ((_, _, kind, payload, _),) = await outside.rows(DEAD)
+    assert (kind, payload) == ("opennotice.tracking.v1.OpensRecorded", pack.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -307,6 +355,25 @@ async def test_opens_without_data_go_out_and_are_explained_again_when_the_data_c
     await until(forgotten)
     assert len(outside.of(inside.batch_id)) == 1
     assert _MISSING.collect()[0].samples[0].value == 0
+
+
+async def test_a_pack_that_cannot_be_explained_with_the_data_holds_up_no_other(
+    outside: Outside, start: Start, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await start()
+    bad, good = packed(opened(user_agent="stumble")), packed(opened())
+    for pack in (bad, good):
+        await outside.answered(pack)
+    await process._end()
+    stumble_over(monkeypatch, "stumble")
+    await start(ip_data_dir=data)
+    await until(lambda: len(outside.of(good.batch_id)) == 2)
+
+    async def forgotten() -> bool:
+        return not await outside.rows("select 1 from enrichment.waiting_packs")
+
+    await until(forgotten)
+    assert len(outside.of(bad.batch_id)) == 1
 
 
 async def test_packs_wait_for_data_also_over_a_restart(outside: Outside, start: Start, data: Path) -> None:
