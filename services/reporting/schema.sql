@@ -21,6 +21,11 @@ begin
   if to_regclass('reporting.' || partition) is not null then
     return false;
   end if;
+  if exists (select from reporting.opens_default where opened_at >= first and opened_at < following) then
+    -- Everybody waits behind this: while an export runs it is given up soon, and tried again.
+    perform set_config('lock_timeout', '500ms', true);
+    lock table only reporting.opens in access exclusive mode;
+  end if;
   execute format('create table reporting.%I (like reporting.opens including defaults including constraints)', partition);
   execute format(
     'with moved as (delete from reporting.opens_default where opened_at >= %L and opened_at < %L returning *)

@@ -26,6 +26,13 @@ begin
         following := (first_day + interval '1 month') at time zone 'UTC';
         partition_name := 'raw_opens_' || to_char(first_day, 'YYYY_MM');
         if to_regclass('tracking.' || partition_name) is null then
+            if exists (
+                select from tracking.raw_opens_default where opened_at >= first_instant and opened_at < following
+            ) then
+                -- Everybody waits behind this, visitors' opens too: given up soon, and tried again.
+                perform set_config('lock_timeout', '200ms', true);
+                lock table only tracking.raw_opens in access exclusive mode;
+            end if;
             -- Nothing may come into the default partition between the moving and the attaching.
             lock table tracking.raw_opens_default in access exclusive mode;
             execute format(

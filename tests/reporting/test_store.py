@@ -304,6 +304,19 @@ async def test_two_processes_make_a_partition_once(ingest: Pool) -> None:
     assert sorted(await asyncio.gather(make(), make(), make())) == [False, False, True]
 
 
+async def test_opens_are_seen_while_they_move_into_the_partition_of_their_month(
+    put_opens: PutOpens, ingest: Pool, serve: Pool
+) -> None:
+    """A reader that came meanwhile did not see them: it had read the list of partitions before it waited."""
+    await put_opens(an_open(datetime(2031, 2, 3, tzinfo=UTC), number=1))
+    async with ingest.transaction() as conn:
+        assert await arrivals.make_partition(conn, date(2031, 2, 1))
+        reading = asyncio.create_task(numbers(serve, Filter()))
+        # Long enough for the reader to come to its lock.
+        await asyncio.sleep(0.5)
+    assert await reading == [1]
+
+
 @pytest.mark.parametrize("day", [date(1999, 12, 31), date(2200, 1, 1)], ids=str)
 async def test_a_partition_of_another_century_is_refused(ingest: Pool, day: date) -> None:
     with pytest.raises(psycopg.errors.RaiseException):

@@ -1,5 +1,6 @@
 """The tables of raw opens: who may do what, where rows go, and what is never taken."""
 
+import asyncio
 from datetime import UTC, date, datetime
 from uuid import UUID
 
@@ -8,7 +9,14 @@ import pytest
 
 from services.chassis.clock import from_milliseconds
 from services.chassis.names import millisecond_of, new_id
-from services.tracking.store.opens import RawOpen, insert_opens, make_partitions, opens_without_month, outbox_size
+from services.tracking.store.opens import (
+    RawOpen,
+    insert_opens,
+    make_partitions,
+    opens_by_id,
+    opens_without_month,
+    outbox_size,
+)
 from tests.cast import FIRST_COURT, OTHER_COURT
 from tests.fix_postgres import Database
 
@@ -111,3 +119,21 @@ async def test_a_month_gets_its_partition_though_opens_came_before_it(database: 
     with psycopg.connect(database.admin_url) as admin:
         assert admin.execute("select open_id from tracking.raw_opens_2031_12").fetchall() == [(raw.open_id,)]
         assert admin.execute("select count(*) from tracking.raw_opens").fetchone() == (1,)
+
+
+async def test_opens_are_seen_while_they_move_into_their_month(database: Database) -> None:
+    """A reader that came meanwhile did not see them: it had read the list of partitions before it waited."""
+    moment = int(datetime(2031, 12, 5, tzinfo=UTC).timestamp()) * 1000
+    raw = RawOpen(UUID(int=moment << 80 | 7 << 76 | 2 << 62), moment, FIRST_COURT, new_id(), b"record")
+    await store_all(database, [raw])
+    url = database.url("tracking", "ingest")
+    async with (
+        await psycopg.AsyncConnection.connect(url) as mover,
+        await psycopg.AsyncConnection.connect(url) as reader,
+    ):
+        assert await make_partitions(mover, date(2031, 11, 30)) == 4
+        reading = asyncio.create_task(opens_by_id(reader, [raw.open_id]))
+        # Long enough for the reader to come to its lock.
+        await asyncio.sleep(0.5)
+        await mover.commit()
+        assert await reading == [raw]
