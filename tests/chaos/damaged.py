@@ -1,6 +1,7 @@
 """What lies on disk is destroyed, or the disk is full."""
 
 import contextlib
+import json
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import httpx
+import psycopg
 
 from bundle.embedded import Nats
 from tests.chaos.disk import Filling
@@ -17,6 +19,7 @@ from tests.chaos.rig import Rig, wait_for
 from tests.chaos.trial import LEAD_SECONDS, Outcome, Run, Trial
 
 _CUT_BYTES = 1_000
+_MOST_SEGMENTS = 40
 _LOSSES = "opennotice_nats_losses_total"
 _AGAIN = "opennotice_opens_published_again_total"
 
@@ -123,7 +126,23 @@ def _place(rig: Rig, name: str) -> Path:
     return rig.bundle.home if name == "home" else rig.bundle.home / name
 
 
-def full(name: str, tells: Callable[[Rig], bool], *, other_way: bool) -> Callable[[Run], Outcome]:
+def use_up_log(rig: Rig) -> None:
+    """Fills what PostgreSQL had set aside for its log: where that ends on a full disk, the server ends too."""
+    port = json.loads((rig.bundle.home / "ports.json").read_text())["postgres"]
+    password = (rig.bundle.home / "secrets" / "postgres.password").read_text()
+    try:
+        with psycopg.connect(f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres", autocommit=True) as conn:
+            for _ in range(_MOST_SEGMENTS):
+                conn.execute("select pg_logical_emit_message(true, 'chaos', 'full')")
+                conn.execute("select pg_switch_wal()")
+    except psycopg.OperationalError:
+        return
+    raise AssertionError("PostgreSQL went on writing its log on a full disk")
+
+
+def full(
+    name: str, tells: Callable[[Rig], bool], *, other_way: bool, worse: Callable[[Rig], None] | None = None
+) -> Callable[[Run], Outcome]:
     """The disk of something is full for a while, and then has room again. `other_way`: opens can still be recorded."""
 
     def trial(run: Run) -> Outcome:
@@ -140,6 +159,8 @@ def full(name: str, tells: Callable[[Rig], bool], *, other_way: bool) -> Callabl
                     filling.keep()
                     if not told and tells(rig):
                         told.append(passed)
+                        if worse is not None:
+                            worse(rig)
                     time.sleep(0.1)
             freed = time.monotonic()
 
@@ -175,12 +196,13 @@ def _says(metric: str, above: float = 0) -> Callable[[Rig], bool]:
 TRIALS = [
     Trial("P5", "files of NATS destroyed", destroyed, own=("nats", "postgres")),
     *(
-        Trial("P6", f"disk of {fault} full", full(disk, tells, other_way=other_way), small_disk=disk)
-        for fault, disk, tells, other_way in (
-            ("PostgreSQL", "postgres", _says("opennotice_postgres_away"), True),
-            ("NATS", "nats", _says("opennotice_outbox_packs", above=50), True),
-            ("the spool", "tracking", _says("opennotice_spool_failing"), True),
-            ("everything", "home", lambda rig: rig.probe("tracking", "/ready")[0] != 200, False),
+        Trial("P6", f"disk of {fault} full", full(disk, tells, other_way=other_way, worse=worse), small_disk=disk)
+        for fault, disk, tells, other_way, worse in (
+            ("PostgreSQL", "postgres", _says("opennotice_postgres_away"), True, None),
+            ("PostgreSQL and its log", "postgres", _says("opennotice_postgres_away"), True, use_up_log),
+            ("NATS", "nats", _says("opennotice_outbox_packs", above=50), True, None),
+            ("the spool", "tracking", _says("opennotice_spool_failing"), True, None),
+            ("everything", "home", lambda rig: rig.probe("tracking", "/ready")[0] != 200, False, None),
         )
     ),
 ]
