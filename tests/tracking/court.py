@@ -1,6 +1,7 @@
 """A court with auth, link and tracking as real processes, and the ways between them in the test's hands."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -273,7 +274,7 @@ class Court:
     def is_known(self, token: str) -> bool:
         """Whether a link is in tracking's copy on disk."""
         path = self.folder / "data" / "directory.sqlite"
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as conn:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as conn:
             query = "select 1 from links where token_hash = ?"
             return conn.execute(query, (hashlib.sha256(token.encode()).digest(),)).fetchone() is not None
 
