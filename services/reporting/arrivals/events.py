@@ -4,9 +4,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from uuid import UUID, uuid4
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from nats.errors import Error as NatsError
 from opennotice.enrichment.v1 import events_pb2
 from opennotice.link.v1 import link_pb2
@@ -15,13 +17,13 @@ from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
 from services.chassis import clock, log
 from services.chassis.bus import Bus, Received, is_passing
-from services.chassis.clock import checked, to_proto
+from services.chassis.clock import checked
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, Unavailable
-from services.chassis.names import parse_uuid
+from services.chassis.names import millisecond_of, parse_uuid
 from services.chassis.postgres import Database
 from services.reporting.arrivals import store
-from services.reporting.opens import Key, key_of, read_address
+from services.reporting.opens import key_of, read_address
 
 _LOG = log.get(__name__)
 
@@ -30,6 +32,11 @@ CONSUMER = "reporting-opens-enriched-v1"
 ARRIVED_SUBJECT = "opennotice.reporting.v1.opens-arrived"
 _IDS_IN_A_NOTICE = 500
 _NETWORK_LIMIT = 500
+# Kept here, because an enum makes the list of its values anew each time that it is asked.
+_KINDS, _STATES, _DEVICES, _VERDICTS = (
+    frozenset(enum.values()) - {0}
+    for enum in (tracking_pb2.OpenKind, link_pb2.LinkState, events_pb2.Device, events_pb2.Verdict)
+)
 
 
 def read_open(item: events_pb2.OpenEnriched) -> store.NewOpen:
@@ -40,19 +47,19 @@ def read_open(item: events_pb2.OpenEnriched) -> store.NewOpen:
     if key is None:
         raise ValueError("open_id is not a UUIDv7")
     # The key of an open is its time and its id; an open is found again by its id alone because that tells the time.
-    if not seen.HasField("open_time") or seen.open_time != to_proto(key.opened_at):
+    if not seen.HasField("open_time") or not _is_at(seen.open_time, millisecond_of(key.open_id)):
         raise ValueError("open_time is not the instant in open_id")
     enrich_time = checked(item.enrich_time, "enrich_time", Faults()) if item.HasField("enrich_time") else None
     if enrich_time is None:
         raise ValueError("enrich_time is missing or out of range")
-    for enum, value in (
-        (tracking_pb2.OpenKind, seen.kind),
-        (link_pb2.LinkState, seen.link_state),
-        (events_pb2.Device, item.device),
-        (events_pb2.Verdict, item.verdict),
+    for name, known, value in (
+        ("OpenKind", _KINDS, seen.kind),
+        ("LinkState", _STATES, seen.link_state),
+        ("Device", _DEVICES, item.device),
+        ("Verdict", _VERDICTS, item.verdict),
     ):
-        if value not in enum.values() or value == 0:
-            raise ValueError(f"{enum.DESCRIPTOR.name} {value} is not known")
+        if value not in known:
+            raise ValueError(f"{name} {value} is not known")
     return store.NewOpen(
         opened_at=key.opened_at,
         open_id=key.open_id,
@@ -74,6 +81,10 @@ def read_open(item: events_pb2.OpenEnriched) -> store.NewOpen:
     )
 
 
+def _is_at(stamp: Timestamp, milliseconds: int) -> bool:
+    return stamp.seconds * 1_000_000_000 + stamp.nanos == milliseconds * 1_000_000
+
+
 def _needed(text: str, field: str) -> UUID:
     found = _optional(text, field)
     if found is None:
@@ -81,6 +92,8 @@ def _needed(text: str, field: str) -> UUID:
     return found
 
 
+# The same few agencies, portals and clients come again and again.
+@lru_cache(maxsize=4096)
 def _optional(text: str, field: str) -> UUID | None:
     found = parse_uuid(text)
     if text and found is None:
@@ -189,29 +202,29 @@ class Arrivals:
         self, opens: Sequence[store.NewOpen], canary: datetime | None
     ) -> tuple[list[store.NewOpen], list[store.NewOpen]]:
         """Returns the opens that were new, and those that say something else about an open that was known before."""
-        first: dict[Key, store.NewOpen] = {}
+        first: dict[UUID, store.NewOpen] = {}
         for one in opens:
-            first.setdefault(one.key, one)
+            first.setdefault(one.open_id, one)
         async with self._database.transaction() as conn:
             if canary is not None:
                 await store.note_canary(conn, canary)
             inserted = await store.insert_opens(conn, list(first.values())) if first else set()
-            repeated = [one for one in opens if one is not first[one.key] or one.key not in inserted]
+            repeated = [one for one in opens if one is not first[one.open_id] or one.open_id not in inserted]
             contradictions: list[store.NewOpen] = []
             if repeated:
-                keys = list({one.key for one in repeated})
-                known = {there.key: there for there in await store.lock_opens(conn, keys)}
-                contradictions = [one for one in repeated if not _same_open(one.record, known[one.key].record)]
+                keys = [one.key for one in {one.open_id: one for one in repeated}.values()]
+                known = {there.open_id: there for there in await store.lock_opens(conn, keys)}
+                contradictions = [one for one in repeated if not _same_open(one.record, known[one.open_id].record)]
                 newer = _newest(
                     one
                     for one in repeated
                     if one not in contradictions
-                    and one.enrich_time > known[one.key].enrich_time
-                    and not _same_explanation(one.record, known[one.key].record)
+                    and one.enrich_time > known[one.open_id].enrich_time
+                    and not _same_explanation(one.record, known[one.open_id].record)
                 )
                 if newer:
                     await store.replace_explanations(conn, newer)
-        return [one for one in first.values() if one.key in inserted], contradictions
+        return [one for one in first.values() if one.open_id in inserted], contradictions
 
     async def _store_each(
         self, opens: Sequence[store.NewOpen], canary: datetime | None
@@ -273,8 +286,8 @@ def _same_explanation(one: bytes, other: bytes) -> bool:
 
 
 def _newest(opens: Iterable[store.NewOpen]) -> list[store.NewOpen]:
-    newest: dict[Key, store.NewOpen] = {}
+    newest: dict[UUID, store.NewOpen] = {}
     for one in opens:
-        if one.key not in newest or newest[one.key].enrich_time < one.enrich_time:
-            newest[one.key] = one
+        if one.open_id not in newest or newest[one.open_id].enrich_time < one.enrich_time:
+            newest[one.open_id] = one
     return list(newest.values())

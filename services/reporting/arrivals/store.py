@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg.rows import class_row, scalar_row
@@ -15,8 +16,7 @@ from services.chassis.postgres import Connection
 from services.reporting.opens import Key, fold
 
 
-@dataclass(frozen=True)
-class NewOpen:
+class NewOpen(NamedTuple):
     """One open as it is stored."""
 
     opened_at: datetime
@@ -52,16 +52,11 @@ class StoredOpen:
     enrich_time: datetime
     record: bytes
 
-    @property
-    def key(self) -> Key:
-        """What makes it the same open wherever it comes again."""
-        return Key(self.opened_at, self.open_id)
 
-
-async def insert_opens(conn: Connection, opens: Sequence[NewOpen]) -> set[Key]:
-    """Inserts the opens that are not there yet and returns their keys."""
+async def insert_opens(conn: Connection, opens: Sequence[NewOpen]) -> set[UUID]:
+    """Inserts the opens that are not there yet and returns their ids."""
     # In one order always: two processes with the same redelivered packs must wait for each other, not deadlock.
-    ordered = sorted(opens, key=lambda one: one.key)
+    ordered = sorted(opens, key=lambda one: one.open_id.int)
     networks = await _network_ids(conn, {(one.asn, one.network) for one in ordered if one.asn or one.network})
     cursor = await conn.execute(
         """
@@ -72,7 +67,7 @@ async def insert_opens(conn: Connection, opens: Sequence[NewOpen]) -> set[Key]:
           %b::smallint[], %b::smallint[], %b::smallint[], %b::smallint[], %b::int[], %s::inet[],
           %b::bytea[], %b::bytea[], %b::timestamptz[])
         on conflict (opened_at, open_id) do nothing
-        returning opened_at, open_id
+        returning open_id
         """,
         (
             [one.opened_at for one in ordered],
@@ -93,7 +88,7 @@ async def insert_opens(conn: Connection, opens: Sequence[NewOpen]) -> set[Key]:
             [one.enrich_time for one in ordered],
         ),
     )
-    return {Key(opened_at, open_id) for opened_at, open_id in await cursor.fetchall()}
+    return {open_id for (open_id,) in await cursor.fetchall()}
 
 
 async def _network_ids(conn: Connection, networks: set[tuple[int, str]]) -> dict[tuple[int, str], int]:
