@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -22,6 +23,10 @@ def parse_address(text: str) -> IPAddress | None:
     return getattr(found, "ipv4_mapped", None) or found
 
 
+# The other ends of our sockets are few: mostly the proxy.
+_parse_peer = lru_cache(maxsize=1024)(parse_address)
+
+
 def trusts(networks: Sequence[Network], address: IPAddress) -> bool:
     """Whether an address belongs to a trusted proxy."""
     return any(address.version == network.version and address in network for network in networks)
@@ -34,7 +39,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
     only what our own proxies appended can be believed: the first address that is no trusted proxy is the visitor. Text
     that is no address ends the walk, for whoever wrote it could have written the rest as well.
     """
-    found = parse_address(peer)
+    found = _parse_peer(peer)
     if found is None:
         return ""
     hops = [hop for value in forwarded_for for hop in value.split(",")]

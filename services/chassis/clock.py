@@ -9,6 +9,7 @@ from services.chassis.errors import Faults
 # PostgreSQL and psycopg both read and write these years; nothing we keep is from outside them.
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+_EARLIEST_SECONDS, _LATEST_SECONDS = int(EARLIEST.timestamp()), int(LATEST.timestamp())
 
 
 def now() -> datetime:
@@ -39,7 +40,7 @@ def from_proto(stamp: Timestamp) -> datetime:
 
 def checked(stamp: Timestamp, field: str, faults: Faults) -> datetime | None:
     """Returns the time of a stamp that came from outside, noting a fault when it is out of range."""
-    in_range = EARLIEST.timestamp() <= stamp.seconds < LATEST.timestamp() and 0 <= stamp.nanos < 1_000_000_000
+    in_range = _EARLIEST_SECONDS <= stamp.seconds < _LATEST_SECONDS and 0 <= stamp.nanos < 1_000_000_000
     if not in_range:
         faults.add(field, "must be a time from 1970 to 8999")
         return None
