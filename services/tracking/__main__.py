@@ -79,9 +79,9 @@ async def wire(process: Process) -> None:
         hosts=HostRule(settings.public_url),
         addresses=AddressRule(settings.trusted_proxies),
     )
-    server = PublicServer(edge, listener)
+    server = PublicServer(edge.answer, listener)
     process.on_close(server.close)
-    server.start(on_end=lambda: process.stop("the public server ended"))
+    await server.start()
 
     writer = Writer(settings.ingest_database_url, PACK_SUBJECT, PACK_TYPE)
     mover = Mover(recorder, writer, process.dead_letters(ingest, SCHEMA))

@@ -6,8 +6,7 @@ else.
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from services.tracking import metrics, pages
 from services.tracking.directory import Directory
 from services.tracking.events import LinkSilent, Resolver
 from services.tracking.link import Link, Portal, Redirect, State, location_of, state_of
-from services.tracking.protocol import ALLOW
+from services.tracking.protocol import ALLOW, Answer, Request, lines
 from services.tracking.recorder import Recorder, Subject, Visit, record_of
 from services.tracking.request import (
     AddressRule,
@@ -31,20 +30,20 @@ from services.tracking.request import (
 )
 
 _LOG = log.get(__name__)
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_EVERY_ANSWER: list[tuple[bytes, bytes]] = [
+_EVERY_ANSWER = lines(
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-robots-tag", b"noindex, nofollow"),
     (b"x-content-type-options", b"nosniff"),
-]
-_HTML = [
-    *_EVERY_ANSWER,
+)
+_HTML = _EVERY_ANSWER + lines(
     (b"content-type", b"text/html; charset=utf-8"),
     (b"content-security-policy", pages.CONTENT_SECURITY_POLICY.encode()),
-]
-_TEXT = [*_EVERY_ANSWER, (b"content-type", b"text/plain; charset=utf-8")]
+)
+_TEXT = _EVERY_ANSWER + lines((b"content-type", b"text/plain; charset=utf-8"))
+_IMAGE = _EVERY_ANSWER + lines((b"content-type", b"image/gif"))
+_ALLOW = lines((b"allow", ALLOW))
 # A transparent GIF of one pixel.
 _PIXEL = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c000000000100010000020144003b")
 _ROBOTS = b"User-agent: *\nDisallow: /\n"
@@ -55,11 +54,10 @@ _RENDERED_AT_MOST = 512
 _MISS_LOG_SECONDS = 10.0
 
 Found = Redirect | tuple[Link, Portal]
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
 class Edge:
-    """The ASGI application."""
+    """The application."""
 
     def __init__(
         self,
@@ -82,44 +80,32 @@ class Edge:
         self._misses_untold = 0
         self._misses_told_at = 0.0
 
-    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+    async def answer(self, request: Request) -> Answer:
         """Answers one request."""
-        status, headers, body = await self._answer(scope)
-        # 204 has neither a body nor a length.
-        if status != 204:
-            headers = [*headers, (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    async def _answer(self, scope: Any) -> Answer:
         # Before anything else: this is the instant that the open is said to have happened at.
         open_id = new_id()
-        raw_target: bytes = scope["target"]
-        headers: Headers = scope["headers"]
+        raw_target, headers = request.target, request.headers
         absolute_host: bytes | None = None
         if not raw_target.startswith(b"/") and raw_target != b"*":
             absolute_host, raw_target = _split_absolute(raw_target)
         if refusal := self._hosts.refuse([value for name, value in headers if name == b"host"], absolute_host):
             return refusal, _TEXT, b"this host is not served here\n"
-        method = scope["method"]
+        method = request.method
         if method == "OPTIONS":
-            return 204, [*_EVERY_ANSWER, (b"allow", ALLOW)], b""
+            return 204, _EVERY_ANSWER + _ALLOW, b""
         if method not in ("GET", "HEAD"):
-            return 405, [*_TEXT, (b"allow", ALLOW)], b"method not allowed\n"
+            return 405, _TEXT + _ALLOW, b"method not allowed\n"
         target = read_target(raw_target)
         if target.wanted is Wanted.LINK or target.wanted is Wanted.REDIRECT:
-            peer = scope["client"]
-            address = self._addresses.visitor(peer[0] if peer else "", headers)
-            return await self._visit(open_id, target, method, address, headers)
+            return await self._visit(open_id, target, method, self._addresses.visitor(request.peer, headers), headers)
         if target.wanted is Wanted.PIXEL:
             metrics.MISSES.labels("pixel").inc()
-            return 200, [*_EVERY_ANSWER, (b"content-type", b"image/gif")], _PIXEL
+            return 200, _IMAGE, _PIXEL
         if target.wanted is Wanted.ROBOTS:
             return 200, _TEXT, _ROBOTS
         if target.wanted is Wanted.ICON:
             return 204, _EVERY_ANSWER, b""
-        peer = scope["client"]
-        return self._miss(self._addresses.visitor(peer[0] if peer else "", headers))
+        return self._miss(self._addresses.visitor(request.peer, headers))
 
     async def _visit(self, open_id: UUID, target: Target, method: str, address: str, headers: Headers) -> Answer:
         try:
@@ -152,7 +138,7 @@ class Edge:
         )
         _COUNTED[state].inc()
         if await self._is_recorded(visit):
-            return answer[0], [*answer[1], (b"x-open-id", str(open_id).encode())], answer[2]
+            return answer[0], answer[1] + lines((b"x-open-id", str(open_id).encode())), answer[2]
         return answer
 
     async def _look_up(self, target: Target, address: str) -> Found | None:
@@ -215,7 +201,7 @@ class Edge:
         if location is None:
             return _LATER
         # 302 and never 301: a browser that remembers the way would not come by again.
-        return 302, [*_EVERY_ANSWER, (b"location", location)], b""
+        return 302, _EVERY_ANSWER + lines((b"location", location)), b""
 
     def _may_not_ask(self, address: str) -> bool:
         if not self._resolver.is_busy(_ASKED_FOR_THROTTLED) or self._addresses.exempt_from_throttle(address):
@@ -228,7 +214,7 @@ class Edge:
             throttle_key(address), time.monotonic()
         ):
             metrics.MISSES.labels("throttled").inc()
-            return 429, [*_HTML, (b"retry-after", b"60")], pages.TOO_MANY
+            return 429, _HTML + lines((b"retry-after", b"60")), pages.TOO_MANY
         metrics.MISSES.labels("unknown").inc()
         return 404, _HTML, pages.UNKNOWN
 
@@ -243,7 +229,7 @@ class Edge:
 
 # Looked up once: finding a metric by label costs more than counting.
 _COUNTED = {state: metrics.OPENS.labels(state.value) for state in State}
-_LATER: Answer = (503, [*_HTML, (b"retry-after", b"2")], pages.UNAVAILABLE)
+_LATER: Answer = (503, _HTML + lines((b"retry-after", b"2")), pages.UNAVAILABLE)
 _GONE: dict[State, Answer] = {
     State.EXPIRED: (410, _HTML, pages.EXPIRED),
     State.REVOKED: (410, _HTML, pages.ENDED),

@@ -4,9 +4,9 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from services.chassis.address import Network, client_address, parse_address, trusts
@@ -33,8 +33,7 @@ class Wanted(Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A request target, understood. The token itself is not kept, only its hash."""
 
     wanted: Wanted

@@ -1,66 +1,64 @@
 """Serves the edge on the public socket, inside the process."""
 
 import asyncio
+import contextlib
 import socket
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from services.chassis import log
 from services.chassis.outbox import Wakes
-from services.chassis.web import web_server
-from services.tracking.protocol import PublicProtocol
-
-_LOG = log.get(__name__)
+from services.tracking.protocol import Answer, PublicProtocol, Request, Shared
 
 # Shorter than the frame gives each thing that it closes.
-_DRAIN_SECONDS = 4
-_KEEP_ALIVE_SECONDS = 15
+_DRAIN_SECONDS = 4.0
+_LOOK_SECONDS = 0.05
 _SWEEP_SECONDS = 1.0
+_BACKLOG = 2048
 # Packs of one moment leave together: publishing each commit by itself would cost more than the commits.
-_RELAY_PAUSE_SECONDS = 0.03
+_RELAY_PAUSE_SECONDS = 0.1
 
 
 class PublicServer:
-    """uvicorn with our protocol."""
+    """The listening socket and its connections."""
 
-    def __init__(self, app: Any, listener: socket.socket) -> None:
+    def __init__(self, app: Callable[[Request], Awaitable[Answer]], listener: socket.socket) -> None:
         self._listener = listener
-        self._server = web_server(
-            app, drain_seconds=_DRAIN_SECONDS, timeout_keep_alive=_KEEP_ALIVE_SECONDS, backlog=2048
-        )
-        self._server.config.http = PublicProtocol
-        self._serving: asyncio.Task[None] | None = None
+        self._shared = Shared(app)
+        self._server: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
-    def start(self, on_end: Callable[[], None]) -> None:
-        """Begins to answer; `on_end` is told when serving ends without having been closed."""
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+    async def start(self) -> None:
+        """Begins to answer."""
+        self._shared.set_date()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: PublicProtocol(self._shared), sock=self._listener, backlog=_BACKLOG
+        )
         self._sweeping = asyncio.create_task(self._sweep())
 
-        def ended(task: "asyncio.Task[None]") -> None:
-            if not self._server.should_exit:
-                _LOG.error("the public server ended", exc_info=task.exception())
-                on_end()
-
-        self._serving.add_done_callback(ended)
-
     async def _sweep(self) -> None:
-        """Ends connections whose request does not come to its end; one pass costs less than a timer for each."""
+        """Ends connections that wait for too long; one pass costs less than a timer for each."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
+            self._shared.set_date()
             now = time.monotonic()
-            for connection in list(self._server.server_state.connections):
-                if isinstance(connection, PublicProtocol) and connection.is_too_slow(now):
-                    connection.refuse(408)
+            for connection in list(self._shared.connections):
+                connection.sweep(now)
 
     async def close(self) -> None:
         """Takes no more requests and lets those under way be answered."""
-        self._server.should_exit = True
-        if self._serving is not None:
-            await asyncio.wait({self._serving}, timeout=_DRAIN_SECONDS + 0.5)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        if self._server is None or self._sweeping is None:
+            return
+        self._server.close()
+        for connection in list(self._shared.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                # Nobody tells when the last of them has gone.
+                while self._shared.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_SECONDS)
+        self._sweeping.cancel()
+        for connection in list(self._shared.connections):
+            connection.abort()
 
 
 class Waker:

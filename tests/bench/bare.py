@@ -3,26 +3,25 @@
 import asyncio
 import socket
 import sys
-from typing import Any
 
 import uvloop
 
+from services.tracking.protocol import Answer, Request, lines
 from services.tracking.server import PublicServer
 
-_HEADERS = [(b"cache-control", b"no-store"), (b"location", b"https://court.example.gov/"), (b"content-length", b"0")]
+_ANSWER: Answer = (302, lines((b"cache-control", b"no-store"), (b"location", b"https://court.example.gov/")), b"")
 
 
-async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+async def answer(_request: Request) -> Answer:
     """Answers every request alike."""
-    await send({"type": "http.response.start", "status": 302, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": b""})
+    return _ANSWER
 
 
 async def main(port: int) -> None:
     """Serves until it is killed."""
     listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     listener.setblocking(False)
-    PublicServer(answer, listener).start(on_end=sys.exit)
+    await PublicServer(answer, listener).start()
     await asyncio.Event().wait()
 
 

@@ -422,6 +422,36 @@ def _one(conn: socket.socket) -> Answer:
     return Answer(int(lines[0].split(" ")[1]), headers, b"")
 
 
+def test_a_request_is_answered_before_what_follows_it_is_refused(court: Court, made: Made) -> None:
+    with socket.create_connection(("127.0.0.1", court.public_port), timeout=10) as conn:
+        conn.sendall(f"GET /{made.external} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nno request\r\n\r\n".encode())
+        answer = _one(conn)
+        assert answer.status == 302
+        assert record_of(court, answer).status == 302
+        assert _one(conn).status == 405
+        assert conn.recv(1) == b""
+
+
+def test_a_visitor_who_has_said_all_gets_the_answer(court: Court, made: Made) -> None:
+    with socket.create_connection(("127.0.0.1", court.public_port), timeout=10) as conn:
+        conn.sendall(f"GET /{made.external} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        conn.shutdown(socket.SHUT_WR)
+        answer = _one(conn)
+        assert (answer.status, answer.header("connection")) == (302, "close")
+        record_of(court, answer)
+        assert conn.recv(1) == b""
+
+
+def test_no_visitor_makes_answers_pile_up_that_they_do_not_take(court: Court, made: Made) -> None:
+    request = f"GET /{made.hosted} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", court.public_port), timeout=2) as conn:
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with pytest.raises(TimeoutError):
+            while True:
+                conn.sendall(request * 200)
+    assert court.ask(f"/{made.external}").status == 302
+
+
 @pytest.mark.parametrize(
     ("head", "status"),
     [

@@ -1,9 +1,8 @@
 """Raw opens, and what surrounds them, in PostgreSQL."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -12,8 +11,7 @@ from services.chassis.clock import from_milliseconds
 from services.chassis.names import millisecond_of
 
 
-@dataclass(frozen=True, slots=True)
-class RawOpen:
+class RawOpen(NamedTuple):
     """A row of tracking.raw_opens; `record` is the whole OpenRecorded."""
 
     open_id: UUID
