@@ -20,6 +20,7 @@ from tests.chaos.rig import Rig, wait_for
 from tests.chaos.trial import Outcome, Run, Trial
 
 _TIMES_AGAIN = 5
+_COPIED = ("links", "redirects")
 
 
 def checksum(opens: Sequence[reporting_pb2.Open]) -> tuple[int, str]:
@@ -163,8 +164,10 @@ class Writes:
     def state(self) -> dict[str, object]:
         """Returns what must stay as it is whatever comes again."""
         message = self._call("GetMessage", link_pb2.GetMessageRequest(name=self._message))
-        made = by_hand.sql(self._rig, "select count(*) from link.links")[0][0]
+        # Both copies follow in a moment; the figure of tracking's is told now and then.
+        made, redirects = (by_hand.sql(self._rig, f"select count(*) from link.{kind}")[0][0] for kind in _COPIED)
         wait_for(lambda: self._reported_links() == made, 30, "reporting to know every link")
+        wait_for(lambda: self._known_links() == made + redirects, 30, "tracking to know every link")
         return {
             "links": len(self._pages("ListLinks", link_pb2.ListLinksRequest(portal=self._portal), "links")),
             "portals": len(self._pages("ListPortals", link_pb2.ListPortalsRequest(), "portals")),
@@ -172,10 +175,13 @@ class Writes:
             "redirects": len(self._pages("ListRedirects", link_pb2.ListRedirectsRequest(), "redirects")),
             "deliveries": len(message.deliveries),
             "lines of the audit log about links": self._lines(),
-            "links that tracking knows": self._rig.metric("tracking", "opennotice_directory_links"),
+            "links that tracking knows": self._known_links(),
             "links that reporting knows": self._reported_links(),
             "explanations that were replaced": by_hand.sql(self._rig, "select count(*) from reporting.verdicts")[0][0],
         }
+
+    def _known_links(self) -> float:
+        return self._rig.metric("tracking", "opennotice_directory_links")
 
     def _reported_links(self) -> int:
         return int(by_hand.sql(self._rig, "select count(*) from reporting.links")[0][0])
