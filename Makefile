@@ -65,7 +65,7 @@ images: ## Build the container images; needs no registry
 
 .PHONY: test
 test: .state/dev .state/stubs-dev ## Run the tests
-	@$(PY) -m pytest -n 2 --dist loadgroup
+	@$(PY) -m pytest -n 3 --dist loadgroup --durations=40 --durations-min=3
 
 .PHONY: check
 check: .state/dev .state/stubs-dev ## Check style, types, layers and lock files, as CI does
