@@ -9,11 +9,7 @@ exit code 1 when a promise is broken.
 
 import argparse
 import contextlib
-import json
-import os
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +17,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import dying
-from tests.chaos.rig import ROOT, Rig, rig
+from tests.chaos import again, damaged, dying, missing, poisoned, synced, upgraded
+from tests.chaos.disk import small_disk, take_own_mounts
+from tests.chaos.results import Result, by_promise, ending, keep, kept, machine, report, revision
+from tests.chaos.rig import Rig, rig
 from tests.chaos.trial import FULL, SHORT, Outcome, Run, Scale, Trial
 
-TRIALS: list[Trial] = [*dying.TRIALS]
+TRIALS: list[Trial] = [
+    *dying.TRIALS,
+    *synced.TRIALS,
+    *damaged.TRIALS,
+    *again.TRIALS,
+    *poisoned.TRIALS,
+    *upgraded.TRIALS,
+    *missing.TRIALS,
+]
 STATE = Path("var") / "chaos.json"
 
 
@@ -55,7 +61,11 @@ class Surroundings:
             self.end()
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="opennotice-chaos-")))
             folder.chmod(0o711)
-            self._kind, self._rig = kind, self._stack.enter_context(rig(folder / "rig", own=trial.own))
+            disk = trial.small_disk
+            # Before the product that lies on it, so that it goes after it.
+            places = {disk: self._stack.enter_context(small_disk(folder / "disk", disk))} if disk else {}
+            made = self._stack.enter_context(rig(folder / "rig", own=trial.own, places=places))
+            self._kind, self._rig = kind, made
         return self._rig
 
     def end(self) -> None:
@@ -64,57 +74,28 @@ class Surroundings:
         self._stack.close()
 
 
-def run_trial(surroundings: Surroundings, trial: Trial, scale: Scale, seed: int) -> Outcome:
+def run_trial(surroundings: Surroundings, trial: Trial, scale: Scale, seed: int) -> Result:
     """Runs a trial; one that cannot be carried through has failed."""
+    began = time.monotonic()
     try:
-        run = Run(surroundings.for_trial(trial), scale, seed)
-        outcome = trial.run(run)
+        outcome = trial.run(Run(surroundings.for_trial(trial), scale, seed))
     except Exception as error:
         outcome = Outcome({}, [f"{type(error).__name__}: {error}"])
     if not outcome.passed:
         surroundings.end()
-    return outcome
+    took = round(time.monotonic() - began)
+    return Result(trial.name, seed, took, revision(), outcome.figures, outcome.broken)
 
 
-def line(name: str, outcome: Outcome, seed: int, seconds: float) -> str:
-    """Returns the line of a trial: what it is, PASS or FAIL, and its figures."""
-    promise, _, fault = name.partition(" ")
-    figures = {"fault": f'"{fault}"', "seed": seed, **outcome.figures, "took_s": round(seconds)}
-    told = " ".join(f"{key}={value}" for key, value in figures.items())
-    said = "".join(f"\n    {reason}" for reason in outcome.broken)
-    return f"{promise} {'PASS' if outcome.passed else 'FAIL'} {told}{said}"
-
-
-def kept(state: Path) -> dict[str, Any]:
-    """Returns what an earlier full run has done."""
-    return json.loads(state.read_text()) if state.exists() else {}
-
-
-def machine() -> str:
-    """Returns where this was run, in one line."""
-    revision = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    return (
-        f"{time.strftime('%Y-%m-%d')}, revision {revision or 'unknown'}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"Linux {platform.release()}, Python {platform.python_version()}"
-    )
-
-
-def trials_with_lines(
-    trials: Sequence[Trial], scale: Scale, seed: int, done: dict[str, Any]
-) -> Iterator[tuple[Trial, bool, str]]:
-    """Runs what has not been done, and yields every trial with its line."""
+def carried_through(trials: Sequence[Trial], scale: Scale, seed: int, done: dict[str, Result]) -> Iterator[Result]:
+    """Runs what has not been done, and yields what every trial has shown."""
     surroundings = Surroundings()
     try:
         for trial in trials:
-            if trial.name in done:
-                yield trial, done[trial.name]["passed"], done[trial.name]["line"]
-                continue
-            began = time.monotonic()
-            outcome = run_trial(surroundings, trial, scale, seed)
-            yield trial, outcome.passed, line(trial.name, outcome, seed, time.monotonic() - began)
+            if trial.name not in done:
+                yield run_trial(surroundings, trial, scale, seed)
+            else:
+                yield done[trial.name]
     finally:
         surroundings.end()
 
@@ -125,27 +106,25 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="as long and as often as the promises say; takes hours")
     parser.add_argument("--only", default="", help="promises or trials, with commas")
     parser.add_argument("--seed", type=int, help="repeats the chance of an earlier run")
-    parser.add_argument("--report", type=Path, help="also writes the lines to a file")
+    parser.add_argument("--report", type=Path, help="also writes a report to a file")
     asked = parser.parse_args()
     seed = asked.seed if asked.seed is not None else random.randrange(10_000)
     trials, scale = chosen(asked.only), FULL if asked.full else SHORT
     done = kept(STATE) if asked.full else {}
-    print(f"{len(trials)} trials, {scale.name}, seed {seed}; {machine()}", flush=True)
-    results: dict[str, tuple[bool, str]] = {}
-    for trial, passed, told in trials_with_lines(trials, scale, seed, done):
-        print(told, flush=True)
-        results[trial.name] = (passed, told)
-        if asked.full and passed:
-            done[trial.name] = {"passed": passed, "line": told}
-            STATE.parent.mkdir(exist_ok=True)
-            STATE.write_text(json.dumps(done, indent=1))
-    broken = sorted({name.partition(" ")[0] for name, (passed, _) in results.items() if not passed})
-    ended = f"{sum(passed for passed, _ in results.values())} passed, {sum(not p for p, _ in results.values())} failed"
-    print(ended + (f" ({', '.join(broken)} broken)" if broken else ""))
+    if any(trial.small_disk for trial in trials):
+        take_own_mounts()
+    print(f"{len(trials)} trials, {scale.name}, seed {seed}; revision {revision()}; {machine()}", flush=True)
+    results: list[Result] = []
+    for result in carried_through(trials, scale, seed, done):
+        print(result.line(), flush=True)
+        results.append(result)
+        if asked.full and not result.broken:
+            done[result.name] = result
+            keep(STATE, done.values())
+    print("", *by_promise(results), ending(results), sep="\n")
     if asked.report:
-        lines = [f"{machine()}, {scale.name}", "", *(told for _, told in results.values()), "", ended]
-        asked.report.write_text("\n".join(lines) + "\n")
-    return 1 if broken else 0
+        asked.report.write_text(report(results, "make chaos" + " FULL=1" * asked.full))
+    return 1 if any(result.broken for result in results) else 0
 
 
 if __name__ == "__main__":
