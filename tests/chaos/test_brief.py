@@ -17,10 +17,11 @@ TRIALS = [
     "P1 kill -9 tracking",
     "P1 kill -9 nats and postgres",
     "P10 processes stopped in turn",
-    "P3 NATS away",
     "P4 PostgreSQL away",
     "P9 way to postgres held",
     "P9 cut after COMMIT",
+    "P8 one event in a thousand is poison",
+    "P10 two migrators at once",
 ]
 
 
