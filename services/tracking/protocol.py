@@ -25,6 +25,8 @@ _HEAD_BYTES = 128 * 1024
 _HEADERS = 128
 _HEAD_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 15.0
+# How long a visitor may leave an answer lying that is there for them.
+_TAKE_SECONDS = 30.0
 # How long an open connection may still ask for something when the process ends.
 _LAST_REQUEST_SECONDS = 0.5
 
@@ -94,6 +96,8 @@ class PublicProtocol(asyncio.Protocol):
         self._head_bytes = 0
         self._head_began: float | None = None
         self._idle_since: float | None = None
+        # Since when an answer could not be handed over, or the end of the connection waits for that.
+        self._stalled_since: float | None = None
         self._answering: asyncio.Task[None] | None = None
         # What came while a request was being answered; a number is the refusal of one that cannot be read.
         self._waiting: deque[Request | int] = deque()
@@ -145,9 +149,11 @@ class PublicProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Waits with the next answer for a visitor who does not take this one."""
         self._writable = asyncio.Event()
+        self._stalled_since = time.monotonic()
 
     def resume_writing(self) -> None:
         """Goes on."""
+        self._stalled_since = None
         if self._writable is not None:
             self._writable.set()
             self._writable = None
@@ -277,8 +283,13 @@ class PublicProtocol(asyncio.Protocol):
     # What the server asks for.
 
     def sweep(self, now: float) -> None:
-        """Ends it when a request does not come to its end, or no other comes."""
-        if self._head_began is not None and now - self._head_began > _HEAD_SECONDS:
+        """Ends it when a request does not come to its end, no other comes, or an answer is not taken."""
+        if self._stalled_since is None and self._transport.is_closing():
+            self._stalled_since = now
+        if self._stalled_since is not None:
+            if now - self._stalled_since > _TAKE_SECONDS:
+                self._transport.abort()
+        elif self._head_began is not None and now - self._head_began > _HEAD_SECONDS:
             self.refuse(408)
         elif self._idle_since is not None and now - self._idle_since > _KEEP_ALIVE_SECONDS:
             self._transport.close()
