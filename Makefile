@@ -86,7 +86,7 @@ chaos: .state/dev .state/stubs-dev ## Kill, freeze and damage it under load and 
 	@$(PY) -m tests.chaos $(if $(FULL),--full --report docs/faults.md) $(if $(ONLY),--only "$(ONLY)")
 
 .PHONY: bench
-bench: .state/dev .state/stubs-dev ## Measure what it costs on this machine, in some ten minutes
+bench: .state/dev .state/stubs-dev ## Measure what it costs on this machine, in about seven minutes
 	@$(PY) -m tests.bench
 
 .PHONY: proto

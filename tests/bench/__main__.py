@@ -1,4 +1,4 @@
-"""Measures everything, one after the other: `make bench`. Takes about ten minutes and needs the machine for itself."""
+"""Measures everything, one after the other: `make bench`. Takes about seven minutes and wants the machine to itself."""
 
 import asyncio
 import tempfile

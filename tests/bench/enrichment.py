@@ -7,6 +7,7 @@ in twenty of a machine, one in ten never seen before; every address is another o
 import asyncio
 import datetime
 import itertools
+import logging
 import random
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
 from opennotice.enrichment.v1 import events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
@@ -60,6 +62,7 @@ def opens(numbers: random.Random) -> Iterator[tracking_events_pb2.OpenRecorded]:
 
 def main(count: int) -> None:
     """Measures and prints."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     source = opens(random.Random(1))
     packs = [
         tracking_events_pb2.OpensRecorded(
