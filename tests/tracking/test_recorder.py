@@ -46,6 +46,64 @@ async def test_an_unexpected_fault_after_a_refusal_sends_the_opens_to_the_spool(
     await spool.close()
 
 
+class Held:
+    """A writer that notes how many opens it gets, refuses more than it takes, and ends a write when it is let go."""
+
+    def __init__(self, sizes: list[int], let_go: asyncio.Event, most: int = 500) -> None:
+        self.sizes, self.let_go, self.most = sizes, let_go, most
+
+    async def insert(self, opens: Sequence[RawOpen], *_: Any, **__: Any) -> None:
+        self.sizes.append(len(opens))
+        if len(opens) > self.most:
+            raise Refused("together")
+        await self.let_go.wait()
+
+
+def recording(recorder: Recorder, count: int) -> list[asyncio.Task[bool]]:
+    return [asyncio.create_task(recorder.record(an_open())) for _ in range(count)]
+
+
+async def rounds_of_the_loop() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_few_opens_wait_for_the_write_under_way_and_many_get_one_of_their_own(tmp_path: Path) -> None:
+    sizes, let_go = list[int](), asyncio.Event()
+    recorder = Recorder("", Spool(tmp_path), lambda: None)
+    recorder._idle = [Held(sizes, let_go), Held(sizes, let_go)]  # type: ignore[list-item]
+    asked = recording(recorder, 1)
+    await rounds_of_the_loop()
+    asked += recording(recorder, 15)
+    await rounds_of_the_loop()
+    assert sizes == [1]
+    asked += recording(recorder, 1)
+    await rounds_of_the_loop()
+    assert sizes == [1, 16]
+    asked += recording(recorder, 3)
+    await rounds_of_the_loop()
+    let_go.set()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*asked) == [True] * 20
+    assert sizes == [1, 16, 3]
+
+
+async def test_opens_do_not_wait_for_those_of_a_refused_batch(tmp_path: Path) -> None:
+    sizes, let_go = list[int](), asyncio.Event()
+    free = asyncio.Event()
+    free.set()
+    recorder = Recorder("", Spool(tmp_path), lambda: None)
+    recorder._idle = [Held(sizes, free), Held(sizes, let_go, most=1)]  # type: ignore[list-item]
+    refused = recording(recorder, 2)
+    await rounds_of_the_loop()
+    assert sizes == [2, 1]
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*recording(recorder, 3)) == [True] * 3
+        let_go.set()
+        assert await asyncio.gather(*refused) == [True] * 2
+    assert sizes == [2, 1, 3, 1]
+
+
 def waiting(number: int, opens: int, size: int = 10) -> outbox.Waiting:
     pack = events_pb2.OpensRecorded(batch_id=str(UUID(int=number)))
     for at in range(opens):
