@@ -191,7 +191,14 @@ class Containers(Product):
     def remove(self) -> None:
         """Removes everything that the engine has of the project, the data too."""
         self.kill()
-        self.compose("--profile", "cli", "down", "--volumes", "--remove-orphans", seconds=240)
+        # A command that ran out of time holds the networks.
+        for one in one_offs(self.project):
+            docker("rm", "--force", one)
+        down = ("--profile", "cli", "down", "--volumes", "--remove-orphans")
+        # The engine may still be letting go of what was killed this moment.
+        if self.compose(*down, check=False, seconds=240).returncode:
+            time.sleep(2)
+            self.compose(*down, seconds=240)
         assert not (left := left_of(self.project)), f"left: {left}"
 
     def measure(self) -> dict[str, float]:

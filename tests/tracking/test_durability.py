@@ -314,7 +314,9 @@ def test_a_damaged_copy_of_the_directory_is_put_aside_and_loaded_again(court: Co
     assert court.ask(f"/{token}").status == 302
     court.tracking.end()
     path = Path(court.folder / "data" / "directory.sqlite")
-    path.write_bytes(os.urandom(path.stat().st_size))
+    # Its log too: what was not yet moved out of that would mend the file.
+    for each in path.parent.glob(f"{path.name}*"):
+        each.write_bytes(os.urandom(each.stat().st_size))
     court.tracking.start()
     wait_for(lambda: court.ask(f"/{token}").status == 302)
     wait_for(lambda: court.is_known(token))
