@@ -1,16 +1,13 @@
 """What dies, goes away or freezes: processes, PostgreSQL, NATS, and the ways between them."""
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 
 from services.tracking import metrics
-from tests.chaos.rig import OWN, Rig, wait_for
+from tests.chaos.checker import Verdict
+from tests.chaos.rig import OWN, Rig
 from tests.chaos.trial import Outcome, Run, Trial, served_in
-
-_READY_AGAIN_SECONDS = 90.0
 
 
 def killed(*names: str) -> Callable[[Run], Outcome]:
@@ -47,7 +44,7 @@ def _stopped(rig: Rig, name: str) -> Iterator[None]:
 def nats_away(run: Run) -> Outcome:
     """NATS may be away for long: nobody notices, and what was not told is told afterwards."""
     rig = run.rig
-    before = {name: rig.processes()[name]["restarts"] for name in OWN}
+    before = rig.restarts()
 
     def damage() -> None:
         for _ in range(run.scale.times if run.scale.name != "full" else 1):
@@ -58,8 +55,8 @@ def nats_away(run: Run) -> Outcome:
     seconds = run.scale.load_seconds + (run.scale.away_seconds if run.scale.name == "full" else 0)
     _, verdict = run.load(run.scale.usual, damage, seconds=seconds)
     run.within("p99_ms", verdict.p99 * 1000, 150)
-    _nobody_left_out(run, verdict.unknown, verdict.refused, verdict.unrecorded)
-    after = {name: rig.processes()[name]["restarts"] for name in OWN}
+    _nobody_left_out(run, verdict)
+    after = rig.restarts()
     run.outcome.must(before == after, f"processes ended: {before} before, {after} after")
     return run.outcome
 
@@ -87,7 +84,7 @@ def postgres_away(run: Run) -> Outcome:
     asked, served = (sum(parts) for parts in zip(*(served_in(requests, *span) for span in spans), strict=True))
     run.outcome.figures |= {"asked_while_away": asked, "served": served}
     run.outcome.must(asked == served > 0, f"{asked - served} of {asked} known links were not served while it was away")
-    _nobody_left_out(run, verdict.unknown, verdict.refused, verdict.unrecorded)
+    _nobody_left_out(run, verdict)
     # A second at each end, in which it is neither there nor away.
     inside = [(began + 1, ended - 1) for began, ended in spans]
     strangers = [
@@ -102,10 +99,9 @@ def postgres_away(run: Run) -> Outcome:
     return run.outcome
 
 
-def _nobody_left_out(run: Run, unknown: int, refused: int, unrecorded: int) -> None:
-    run.outcome.must(unknown == 0, f"{unknown} visitors had no answer")
-    run.outcome.must(refused == 0, f"{refused} known links were not served")
-    run.outcome.must(unrecorded == 0, f"{unrecorded} visitors were served without a record")
+def _nobody_left_out(run: Run, verdict: Verdict) -> None:
+    run.all_served(verdict)
+    run.outcome.must(verdict.unrecorded == 0, f"{verdict.unrecorded} visitors were served without a record")
 
 
 def frozen(name: str) -> Callable[[Run], Outcome]:
@@ -185,8 +181,7 @@ def slow_way(name: str) -> Callable[[Run], Outcome]:
 
         _, verdict = run.load(run.scale.usual, damage)
         run.within("p99_ms", verdict.p99 * 1000, 2_500)
-        run.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
-        run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
+        run.all_served(verdict)
         return run.outcome
 
     return trial
@@ -200,7 +195,7 @@ def cut_after_commit(run: Run) -> Outcome:
             run.rig.gates["postgres"].cut_next_answer()
 
     _, verdict = run.load(run.scale.usual, damage)
-    _nobody_left_out(run, verdict.unknown, verdict.refused, verdict.unrecorded)
+    _nobody_left_out(run, verdict)
     run.outcome.figures["cuts"] = run.rig.gates["postgres"].cuts
     run.outcome.must(run.rig.gates["postgres"].cuts > 0, "no connection was cut")
     return run.outcome
@@ -212,26 +207,10 @@ def stopped_in_turn(run: Run) -> Outcome:
 
     def damage() -> None:
         for name in OWN:
-            pid, restarts = rig.pid(name), rig.processes()[name]["restarts"]
-            began = time.monotonic()
-            os.kill(pid, signal.SIGTERM)
-            wait_for(lambda pid=pid: not rig.is_alive(pid), 40, f"{name} to end")  # type: ignore[misc]
-            took[name] = time.monotonic() - began
-            wait_for(
-                lambda name=name, restarts=restarts: (  # type: ignore[misc]
-                    rig.processes()[name]["restarts"] > restarts and rig.processes()[name]["state"] == "ready"
-                ),
-                _READY_AGAIN_SECONDS,
-                f"{name} to be ready again",
-            )
+            took[name] = rig.stop_and_start(name)
 
     _, verdict = run.load(run.scale.usual, damage, seconds=max(run.scale.load_seconds, 30))
-    slowest = max(took, key=lambda name: took[name])
-    run.outcome.figures["slowest_to_end"] = slowest
-    run.within("ended_in_s", took[slowest], 20)
-    share = (verdict.refused + verdict.unknown) / verdict.sent
-    run.outcome.figures["not_served"] = f"{share:.2%}"
-    run.outcome.must(share <= 0.001, f"{share:.2%} of the visitors were not served")
+    run.nearly_all_served(verdict, took)
     return run.outcome
 
 

@@ -139,6 +139,23 @@ class Rig:
             return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
         return False
 
+    def stop_and_start(self, name: str) -> float:
+        """Ends a process as an operator does and waits until the supervisor has it ready again.
+
+        Returns how long it took to end, in seconds.
+        """
+        pid, before = self.pid(name), self.restarts()[name]
+        began = time.monotonic()
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not self.is_alive(pid), 40, f"{name} to end")
+        took = time.monotonic() - began
+        wait_for(
+            lambda: self.restarts()[name] > before and self.processes()[name]["state"] == "ready",
+            90,
+            f"{name} to be ready again",
+        )
+        return took
+
     @contextlib.contextmanager
     def frozen(self, name: str) -> Iterator[None]:
         """Stops a process, its children too, without ending it."""

@@ -126,6 +126,20 @@ class Run:
         if self.scale.timed:
             self.outcome.must(value <= limit, f"{name} is {value:.2f}, the promise says {limit:g}")
 
+    def all_served(self, verdict: Verdict) -> None:
+        """Notes that every visitor had an answer, and those with links that work the page."""
+        self.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
+        self.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
+
+    def nearly_all_served(self, verdict: Verdict, ended: dict[str, float]) -> None:
+        """Notes what an upgrade may cost visitors, and how long the slowest process took to end."""
+        slowest = max(ended, key=lambda name: ended[name])
+        self.outcome.figures["slowest_to_end"] = f'"{slowest}"'
+        self.within("ended_in_s", ended[slowest], 20)
+        share = (verdict.refused + verdict.unknown) / verdict.sent
+        self.outcome.figures["not_served"] = f"{share:.2%}"
+        self.outcome.must(share <= 0.001, f"{share:.2%} of the visitors were not served")
+
 
 def served_in(requests: Sequence[Request], began: float, ended: float) -> tuple[int, int]:
     """Returns how many known links were asked for in a stretch of time, and how many of those were served."""

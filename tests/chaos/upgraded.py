@@ -122,33 +122,16 @@ def upgraded_with_a_full_queue(run: Run) -> Outcome:
             wait_for(lambda pid=pid: not rig.is_alive(pid), 60, f"{name} to end")  # type: ignore[misc]
             took[f"{name} with all unread"] = time.monotonic() - began
         for name in OWN:
-            took[name] = _stopped_and_started(rig, name)
+            took[name] = rig.stop_and_start(name)
 
     _, verdict = run.load(run.scale.usual, damage, seconds=max(run.scale.load_seconds, 40))
-    slowest = max(took, key=lambda name: took[name])
-    outcome.figures["slowest_to_end"] = f'"{slowest}"'
-    run.within("ended_in_s", took[slowest], 20)
-    share = (verdict.refused + verdict.unknown) / verdict.sent
-    outcome.figures["not_served"] = f"{share:.2%}"
-    outcome.must(share <= 0.001, f"{share:.2%} of the visitors were not served")
+    run.nearly_all_served(verdict, took)
     wanted = Counter(one.open_id for _, one in old)
     until = time.monotonic() + run.scale.patience
     while len(there := opens.in_report(rig)) < count and time.monotonic() < until:
         time.sleep(1)
     outcome.must(there == wanted, f"of {count} old opens {len(there & wanted)} are in the report, {there.total()} rows")
     return outcome
-
-
-def _stopped_and_started(rig: Rig, name: str) -> float:
-    pid, before = rig.pid(name), rig.restarts()[name]
-    began = time.monotonic()
-    os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not rig.is_alive(pid), 60, f"{name} to end")
-    took = time.monotonic() - began
-    wait_for(
-        lambda: rig.restarts()[name] > before and rig.processes()[name]["state"] == "ready", 90, f"{name} to be ready"
-    )
-    return took
 
 
 TRIALS = [

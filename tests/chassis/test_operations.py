@@ -1,10 +1,8 @@
 """Dead letters: listed without what visitors sent, tried again by one call, gone only when they were taken in."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import psycopg
 import pytest
 from opennotice.operations.v1 import operations_pb2, operations_pb2_grpc
 
@@ -12,27 +10,12 @@ from services.chassis.dead_letters import DeadLetters
 from services.chassis.operations import OperationsService
 from services.chassis.postgres import Database as Pool
 from tests.cast import DANA
-from tests.fix_postgres import Database
 from tests.fix_rpc import Keyring, ServeRpc
-
-TABLE = """
-create schema frame;
-create table frame.dead_letters (
-    id bigint generated always as identity primary key, consumer text not null, subject text not null,
-    message_type text not null, payload bytea not null, error text not null, attempts int not null,
-    create_time timestamptz not null default now()
-);
-"""
 
 
 @pytest.fixture
-async def letters(database: Database) -> AsyncIterator[DeadLetters]:
-    with psycopg.connect(database.admin_url, autocommit=True) as conn:
-        conn.execute(TABLE)
-    pool = Pool(database.admin_url, name="test")
-    await pool.open()
-    yield DeadLetters(pool, "frame")
-    await pool.close()
+def letters(pool: Pool) -> DeadLetters:
+    return DeadLetters(pool, "frame")
 
 
 @pytest.fixture
