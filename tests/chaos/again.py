@@ -20,6 +20,8 @@ from tests.chaos.rig import Rig, wait_for
 from tests.chaos.trial import Outcome, Run, Trial
 
 _TIMES_AGAIN = 5
+_BEFORE_SECONDS = 20.0
+_LOAD_SECONDS = 45.0
 _COPIED = ("links", "redirects")
 
 
@@ -32,7 +34,7 @@ def checksum(opens: Sequence[reporting_pb2.Open]) -> tuple[int, str]:
 def everything_again(run: Run) -> Outcome:
     """Streams are read anew, events given back, outboxes sent again, calls repeated: the report stays the same."""
     rig, outcome = run.rig, run.outcome
-    load = rig.visitors(run.scale.usual, max(run.scale.load_seconds / 3, 5), run.seed)
+    load = rig.visitors(run.scale.usual, _BEFORE_SECONDS, run.seed)
     load.wait()
     requests = read(load.ledger)
     verdict, _ = check(rig, requests, load.began, patience=run.scale.patience)
@@ -55,7 +57,7 @@ def everything_again(run: Run) -> Outcome:
             by_hand.are_through(rig, lasts, run.scale.patience)
         writes.repeat()
 
-    run.load(run.scale.usual, damage, seconds=max(run.scale.load_seconds, 30))
+    run.load(run.scale.usual, damage, seconds=_LOAD_SECONDS)
     outcome.figures["read_again"] = turns
     after = checksum(exported(rig, *window)), writes.state()
     outcome.figures["rows"], outcome.figures["checksum"] = after[0]

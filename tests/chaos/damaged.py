@@ -151,7 +151,7 @@ def full(
         rig = run.rig
         told: list[float] = []
         again: list[float] = []
-        seconds = 2.0 * run.scale.frozen_seconds
+        seconds = run.scale.full_disk_seconds
 
         def damage() -> None:
             wait_for(lambda: not tells(rig), 30, "nothing to be told of")
@@ -170,7 +170,7 @@ def full(
             again.append(time.monotonic() - freed)
 
         began = rig.metric("tracking", "opennotice_unrecorded_opens_total")
-        _, verdict = run.load(run.scale.usual, damage, seconds=LEAD_SECONDS + seconds + run.scale.frozen_seconds)
+        _, verdict = run.load(run.scale.usual, damage, seconds=LEAD_SECONDS + 1.5 * seconds)
         outcome = run.outcome
         run.all_served(verdict)
         outcome.must(bool(told), "nothing told of it")

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 from services.tracking import metrics
 from tests.chaos.checker import Verdict
 from tests.chaos.rig import OWN, Rig
-from tests.chaos.trial import Outcome, Run, Trial, served_in
+from tests.chaos.trial import LEAD_SECONDS, REST_SECONDS, Outcome, Run, Trial, served_in
+
+_BETWEEN_CUTS = 1.5
+# More than all of them take one after the other.
+_IN_TURN_SECONDS = 40.0
 
 
 def killed(*names: str) -> Callable[[Run], Outcome]:
@@ -15,7 +19,7 @@ def killed(*names: str) -> Callable[[Run], Outcome]:
 
     def trial(run: Run) -> Outcome:
         def damage() -> None:
-            for _ in run.moments(run.scale.load_seconds - 8, run.scale.times):
+            for _ in run.moments(run.scale.load_seconds - 8, run.scale.kills):
                 run.rig.kill(*names)
 
         _, verdict = run.load(run.scale.busy, damage)
@@ -23,7 +27,7 @@ def killed(*names: str) -> Callable[[Run], Outcome]:
         run.within("slowest_s", verdict.slowest, 10 if "postgres" in names else 5)
         run.within("complete_s", float(str(run.outcome.figures["complete_s"])), 30)
         # Only the requests that a dying process had in its hands may go without an answer.
-        cut = 0 if "tracking" not in names else run.scale.times * 200
+        cut = 0 if "tracking" not in names else run.scale.kills * 200
         run.outcome.must(verdict.unknown <= cut, f"{verdict.unknown} visitors had no answer")
         run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
         return run.outcome
@@ -46,14 +50,11 @@ def nats_away(run: Run) -> Outcome:
     rig = run.rig
     before = rig.restarts()
 
-    def damage() -> None:
-        for _ in range(run.scale.times if run.scale.name != "full" else 1):
-            with _stopped(rig, "nats"):
-                time.sleep(run.scale.away_seconds)
-            time.sleep(5)
+    def damage(seconds: float) -> None:
+        with _stopped(rig, "nats"):
+            time.sleep(seconds)
 
-    seconds = run.scale.load_seconds + (run.scale.away_seconds if run.scale.name == "full" else 0)
-    _, verdict = run.load(run.scale.usual, damage, seconds=seconds)
+    _, verdict = run.again_and_again(run.scale.nats_away, damage)
     run.within("p99_ms", verdict.p99 * 1000, 150)
     _nobody_left_out(run, verdict)
     after = rig.restarts()
@@ -67,20 +68,18 @@ def postgres_away(run: Run) -> Outcome:
     spans: list[tuple[float, float]] = []
     staff: list[tuple[int, float]] = []
 
-    def damage() -> None:
-        for _ in range(run.scale.times):
-            with _stopped(rig, "postgres"):
-                began = time.time()
-                time.sleep(min(run.scale.away_seconds, 120) / 2)
-                with rig.bundle.api(rig.key) as api:
-                    asked = time.monotonic()
-                    answer = api.get("opens")
-                    staff.append((answer.status_code, time.monotonic() - asked))
-                time.sleep(min(run.scale.away_seconds, 120) / 2)
-                spans.append((began, time.time()))
-            time.sleep(5)
+    def damage(seconds: float) -> None:
+        with _stopped(rig, "postgres"):
+            began = time.time()
+            time.sleep(seconds / 2)
+            with rig.bundle.api(rig.key) as api:
+                asked = time.monotonic()
+                answer = api.get("opens")
+                staff.append((answer.status_code, time.monotonic() - asked))
+            time.sleep(seconds / 2)
+            spans.append((began, time.time()))
 
-    requests, verdict = run.load(run.scale.usual, damage)
+    requests, verdict = run.again_and_again(run.scale.postgres_away, damage)
     asked, served = (sum(parts) for parts in zip(*(served_in(requests, *span) for span in spans), strict=True))
     run.outcome.figures |= {"asked_while_away": asked, "served": served}
     run.outcome.must(asked == served > 0, f"{asked - served} of {asked} known links were not served while it was away")
@@ -130,7 +129,7 @@ def held(name: str) -> Callable[[Run], Outcome]:
 
 
 def _still(name: str, freeze: Callable[[Rig], contextlib.AbstractContextManager[None]]) -> Callable[[Run], Outcome]:
-    noticed_by = {"nats": "opennotice_nats_away", "postgres": metrics.STORE_AWAY._name}.get(name)
+    noticed_by = {"nats": "opennotice_nats_away", "postgres": metrics.STORE_AWAY._name}.get(name, "")
 
     def trial(run: Run) -> Outcome:
         rig, noticed = run.rig, list[float]()
@@ -138,19 +137,19 @@ def _still(name: str, freeze: Callable[[Rig], contextlib.AbstractContextManager[
         before = {one: rig.memory(one) for one in watched}
         most = dict(before)
 
-        def damage() -> None:
-            for _ in range(run.scale.times):
-                with freeze(rig):
-                    began = time.monotonic()
-                    while time.monotonic() - began < run.scale.frozen_seconds:
-                        for one in watched:
-                            most[one] = max(most[one], rig.memory(one))
-                        if noticed_by and len(noticed) <= _ and rig.metric("tracking", noticed_by):
-                            noticed.append(time.monotonic() - began)
-                        time.sleep(0.25)
-                time.sleep(5)
+        def damage(seconds: float) -> None:
+            with freeze(rig):
+                began = time.monotonic()
+                unnoticed = bool(noticed_by)
+                while time.monotonic() - began < seconds:
+                    for one in watched:
+                        most[one] = max(most[one], rig.memory(one))
+                    if unnoticed and rig.metric("tracking", noticed_by):
+                        noticed.append(time.monotonic() - began)
+                        unnoticed = False
+                    time.sleep(0.25)
 
-        _, verdict = run.load(run.scale.usual, damage)
+        _, verdict = run.again_and_again(run.scale.frozen, damage)
         grown = {one: most[one] - before[one] for one in watched}
         worst = max(grown, key=lambda one: grown[one])
         run.outcome.figures["grown_mb"] = f"{worst} {grown[worst]:.0f}"
@@ -161,7 +160,8 @@ def _still(name: str, freeze: Callable[[Rig], contextlib.AbstractContextManager[
             run.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
         run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
         if noticed_by:
-            run.outcome.must(len(noticed) == run.scale.times, f"noticed {len(noticed)} of {run.scale.times} times")
+            times = len(run.scale.frozen)
+            run.outcome.must(len(noticed) == times, f"noticed {len(noticed)} of {times} times")
             run.within("noticed_s", max(noticed, default=0.0), 15)
         return run.outcome
 
@@ -172,14 +172,12 @@ def slow_way(name: str) -> Callable[[Run], Outcome]:
     """A way on which everything takes half a second longer."""
 
     def trial(run: Run) -> Outcome:
-        def damage() -> None:
-            for _ in range(run.scale.times):
-                run.rig.gates[name].delay(0.5)
-                time.sleep(run.scale.frozen_seconds)
-                run.rig.gates[name].delay(0.0)
-                time.sleep(5)
+        def damage(seconds: float) -> None:
+            run.rig.gates[name].delay(0.5)
+            time.sleep(seconds)
+            run.rig.gates[name].delay(0.0)
 
-        _, verdict = run.load(run.scale.usual, damage)
+        _, verdict = run.again_and_again(run.scale.frozen, damage)
         run.within("p99_ms", verdict.p99 * 1000, 2_500)
         run.all_served(verdict)
         return run.outcome
@@ -190,11 +188,13 @@ def slow_way(name: str) -> Callable[[Run], Outcome]:
 def cut_after_commit(run: Run) -> Outcome:
     """The connection to PostgreSQL breaks after a commit was sent and before its answer: done, and nobody knows."""
 
+    cuts = run.scale.kills * 10
+
     def damage() -> None:
-        for _ in run.moments(run.scale.load_seconds - 8, run.scale.times * 10):
+        for _ in run.moments(cuts * _BETWEEN_CUTS, cuts):
             run.rig.gates["postgres"].cut_next_answer()
 
-    _, verdict = run.load(run.scale.usual, damage)
+    _, verdict = run.load(run.scale.usual, damage, seconds=LEAD_SECONDS + cuts * _BETWEEN_CUTS + REST_SECONDS)
     _nobody_left_out(run, verdict)
     run.outcome.figures["cuts"] = run.rig.gates["postgres"].cuts
     run.outcome.must(run.rig.gates["postgres"].cuts > 0, "no connection was cut")
@@ -209,7 +209,7 @@ def stopped_in_turn(run: Run) -> Outcome:
         for name in OWN:
             took[name] = rig.stop_and_start(name)
 
-    _, verdict = run.load(run.scale.usual, damage, seconds=max(run.scale.load_seconds, 30))
+    _, verdict = run.load(run.scale.usual, damage, seconds=_IN_TURN_SECONDS)
     run.nearly_all_served(verdict, took)
     return run.outcome
 

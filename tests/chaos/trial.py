@@ -21,12 +21,14 @@ class Scale:
     # The two loads of the promises.
     usual: float
     busy: float
+    # How long visitors come while processes are killed and broken events are sent, and how often each is killed.
     load_seconds: float
-    # How often a process is killed, or a server taken away, under one load.
-    times: int
-    # How long a server is taken away, and how long a process is frozen.
-    away_seconds: float
-    frozen_seconds: float
+    kills: int
+    # How long a server is taken away, and a process stands still: once for each number, under one load.
+    nats_away: Sequence[float]
+    postgres_away: Sequence[float]
+    frozen: Sequence[float]
+    full_disk_seconds: float
     # How many opens wait unread when the files of NATS are damaged.
     backlog: int
     # How long is waited until the report is whole. What a promise says of time is judged apart from it.
@@ -35,9 +37,20 @@ class Scale:
     timed: bool = True
 
 
-BRIEF = Scale("brief", 100, 150, 14, 1, 6, 6, 1_000, 240, timed=False)
-SHORT = Scale("short", 300, 500, 60, 2, 20, 15, 10_000, 240)
-FULL = Scale("full", 300, 500, 600, 10, 600, 30, 100_000, 360)
+BRIEF = Scale(
+    "brief", 100, 150, load_seconds=14, kills=1, nats_away=(6,), postgres_away=(6,), frozen=(6,), full_disk_seconds=12,
+    backlog=1_000, patience=240, timed=False,
+)  # fmt: skip
+SHORT = Scale(
+    "short", 300, 500, load_seconds=60, kills=2, nats_away=(20, 20), postgres_away=(20, 20), frozen=(15, 15),
+    full_disk_seconds=20, backlog=5_000, patience=240,
+)  # fmt: skip
+FULL = Scale(
+    "full", 300, 500, load_seconds=600, kills=10, nats_away=(600,), postgres_away=(120, 120, 120),
+    frozen=(30, 30, 30), full_disk_seconds=60, backlog=100_000, patience=360,
+)  # fmt: skip
+# What is left between two damages, for what was damaged to find back, and after the last one.
+REST_SECONDS = 5.0
 
 
 @dataclass
@@ -97,6 +110,18 @@ class Run:
             at = (turn + self.random.uniform(0.1, 0.6)) * part
             time.sleep(max(0.0, began + at - time.monotonic()))
             yield at
+
+    def again_and_again(
+        self, lengths: Sequence[float], damage: Callable[[float], None]
+    ) -> tuple[list[Request], Verdict]:
+        """Lets visitors come for as long as it takes to do the same damage for each of some lengths of time."""
+
+        def in_turn() -> None:
+            for seconds in lengths:
+                damage(seconds)
+                time.sleep(REST_SECONDS)
+
+        return self.load(self.scale.usual, in_turn, seconds=LEAD_SECONDS + sum(lengths) + REST_SECONDS * len(lengths))
 
     def load(
         self, rate: float, damage: Callable[[], None], *, seconds: float = 0.0, plain: bool = False

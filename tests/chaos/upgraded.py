@@ -24,6 +24,7 @@ from tests.chaos.trial import Outcome, Run, Trial
 from tests.fix_bundle import ROOT
 
 _KEPT_EVENTS = ROOT / "tests" / "data" / "events"
+_LOAD_SECONDS = 60.0
 
 
 def two_migrators(run: Run) -> Outcome:
@@ -35,7 +36,7 @@ def two_migrators(run: Run) -> Outcome:
         "from bundle.home import Home; print('ready', flush=True); sys.stdin.readline();"
         "print(len(bring_up_to_date(sys.argv[1], Home(Path(sys.argv[2])))))"
     )
-    for turn in range(run.scale.times):
+    for turn in range(run.scale.kills):
         database = f"chaos_{uuid4().hex[:8]}"
         _outside_a_transaction(rig, f"create database {database}")
         url = make_conninfo(by_hand.superuser_url(rig), dbname=database)
@@ -64,7 +65,7 @@ def two_migrators(run: Run) -> Outcome:
             outcome.must(sorted(applied) == [0, known], f"turn {turn}: they applied {applied} of {known}")
         finally:
             _outside_a_transaction(rig, f"drop database if exists {database} with (force)")
-    outcome.figures |= {"turns": run.scale.times, "migrations": known}
+    outcome.figures |= {"turns": run.scale.kills, "migrations": known}
     return outcome
 
 
@@ -124,7 +125,7 @@ def upgraded_with_a_full_queue(run: Run) -> Outcome:
         for name in OWN:
             took[name] = rig.stop_and_start(name)
 
-    _, verdict = run.load(run.scale.usual, damage, seconds=max(run.scale.load_seconds, 40))
+    _, verdict = run.load(run.scale.usual, damage, seconds=_LOAD_SECONDS)
     run.nearly_all_served(verdict, took)
     wanted = Counter(one.open_id for _, one in old)
     until = time.monotonic() + run.scale.patience
