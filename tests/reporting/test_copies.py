@@ -1,8 +1,9 @@
 """Copies of what link owns: the newest state of everything, with holes filled, in any order, from the real link."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,7 @@ from services.chassis.dead_letters import DeadLetters
 from services.chassis.names import new_id, parse_name
 from services.chassis.postgres import Database as Pool
 from services.reporting.arrivals.events import Announcer, Arrivals
-from services.reporting.copies.events import CONSUMERS, Copies
+from services.reporting.copies.events import CONSUMERS, Copies, Export
 from tests.cast import ALICE, DANA
 from tests.fix_postgres import Database
 from tests.reporting.conftest import PutOpens, Reporting
@@ -34,14 +35,22 @@ def people(*entries: link_pb2.DirectoryEntry) -> list[Received[events_pb2.People
     return [Received(events_pb2.PeopleChanged(event_id=str(new_id()), entries=entries), attempts=1, sequence=1)]
 
 
+def export_of(*parts: list[link_pb2.DirectoryEntry]) -> Export:
+    """Returns the export of a link that has these entries."""
+
+    async def export(_request: link_pb2.ExportDirectoryRequest) -> AsyncIterator[link_pb2.DirectoryEntries]:
+        for entries in parts:
+            yield link_pb2.DirectoryEntries(entries=entries)
+        last = max((one.revision for entries in parts for one in entries), default=0)
+        yield link_pb2.DirectoryEntries(complete=True, feed_revision=last)
+
+    return export
+
+
 @pytest.fixture
 def copies(ingest: Pool) -> Copies:
     """Copies whose link has nothing to export."""
-
-    async def nothing(_request: link_pb2.ExportDirectoryRequest) -> AsyncIterator[link_pb2.DirectoryEntries]:
-        yield link_pb2.DirectoryEntries(complete=True)
-
-    return Copies(ingest, nothing, DeadLetters(ingest, "reporting"))
+    return Copies(ingest, export_of(), DeadLetters(ingest, "reporting"))
 
 
 def rows(database: Database, query: str) -> list[Any]:
@@ -162,6 +171,61 @@ async def test_a_bad_entry_is_kept_aside_alone(
         (CONSUMERS["people"], bad)
     ]
     assert revision(database, "people") == 3, "one bad entry does not stop the feed"
+
+
+@contextlib.contextmanager
+def refusing(database: Database, condition: str) -> Iterator[None]:
+    """The database refuses clients for which something is so."""
+    with psycopg.connect(database.admin_url, autocommit=True) as conn:
+        conn.execute(f"alter table reporting.clients add constraint refusing check (not ({condition}))".encode())
+        try:
+            yield
+        finally:
+            conn.execute("alter table reporting.clients drop constraint refusing")
+
+
+async def test_an_entry_that_the_database_refuses_is_kept_aside_alone_until_it_is_taken_in_again(
+    copies: Copies, database: Database, ingest: Pool
+) -> None:
+    made = [entry(number, client=a_client(new_id(), f"Client {number}")) for number in (1, 2, 3)]
+    with refusing(database, "display_name = 'Client 2'"):
+        await copies.take_people(people(*made))
+    assert rows(database, "select display_name from reporting.clients order by revision") == [
+        ("Client 1",),
+        ("Client 3",),
+    ]
+    assert revision(database, "people") == 3, "one refused entry does not stop the feed"
+    kept = rows(database, "select id, payload from reporting.dead_letters")
+    assert [link_pb2.DirectoryEntry.FromString(payload) for _, payload in kept] == [made[1]]
+    letters = DeadLetters(ingest, "reporting")
+    Copies(ingest, export_of(), letters)
+    assert await letters.replay(kept[0][0]) == ""
+    assert len(rows(database, "select from reporting.clients")) == 3
+    assert not rows(database, "select from reporting.dead_letters")
+
+
+async def test_when_the_database_refuses_all_entries_nothing_is_kept_aside(copies: Copies, database: Database) -> None:
+    made = [entry(number, client=a_client(new_id(), f"Client {number}")) for number in (1, 2)]
+    with refusing(database, "true"), pytest.raises(psycopg.errors.CheckViolation):
+        await copies.take_people(people(*made))
+    assert not rows(database, "select from reporting.dead_letters")
+    assert revision(database, "people") == 0
+
+
+async def test_a_refused_entry_that_comes_alone_is_tried_again_by_the_frame_but_does_not_stop_an_export(
+    copies: Copies, database: Database, ingest: Pool
+) -> None:
+    bad = entry(1, client=a_client(new_id(), "Bad"))
+    good = entry(2, client=a_client(new_id(), "Good"))
+    with refusing(database, "display_name = 'Bad'"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await copies.take_people(people(bad))
+        assert not rows(database, "select from reporting.dead_letters")
+        letters = DeadLetters(ingest, "reporting")
+        await Copies(ingest, export_of([bad], [good]), letters).catch_up("people")
+    assert rows(database, "select display_name from reporting.clients") == [("Good",)]
+    assert len(rows(database, "select from reporting.dead_letters")) == 1
+    assert revision(database, "people") == 2
 
 
 async def test_names_come_from_link_as_they_are_changed(link: Any, reporting: Reporting, put_opens: PutOpens) -> None:

@@ -8,15 +8,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from uuid import UUID
 
+import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from opennotice.link.v1 import events_pb2, link_pb2
 
 from services.chassis import log
-from services.chassis.bus import Received
+from services.chassis.bus import Received, is_passing
 from services.chassis.clock import from_proto
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.names import parse_name, parse_uuid
-from services.chassis.postgres import Database
+from services.chassis.postgres import Connection, Database
 from services.reporting.copies import store
 from services.reporting.opens import fold
 
@@ -29,6 +30,8 @@ _PATIENCE_SECONDS = 1.0
 # Asked now and then without a reason, so that no mistake of ours lasts.
 _REPAIR_SECONDS = 600.0
 
+# An entry, and what is copied of it.
+_Readable = tuple[link_pb2.DirectoryEntry, store.Copy, list[store.DeliveryCopy]]
 Export = Callable[[link_pb2.ExportDirectoryRequest], AsyncIterator[link_pb2.DirectoryEntries]]
 
 
@@ -143,36 +146,44 @@ class Copies:
 
     async def _replay(self, payload: bytes) -> None:
         """Takes in an entry that had been set aside, unless a newer one came since; raises when it still cannot be."""
-        copy, reports = read_entry(link_pb2.DirectoryEntry.FromString(payload))
+        entry = link_pb2.DirectoryEntry.FromString(payload)
         async with self._database.transaction() as conn:
-            await store.put(conn, [copy])
-            if reports:
-                await store.put_deliveries(conn, reports)
+            await _store(conn, [(entry, *read_entry(entry))])
 
     async def _take(self, feed: str, entries: Sequence[link_pb2.DirectoryEntry]) -> None:
         at = await self._put(feed, entries)
         if any(entry.revision > at for entry in entries):
             self._holes[feed].set()
 
-    async def _put(self, feed: str, entries: Sequence[link_pb2.DirectoryEntry], known_up_to: int = 0) -> int:
-        """Stores entries and returns up to which revision the feed has been taken in then."""
-        copies: list[store.Copy] = []
-        deliveries: list[store.DeliveryCopy] = []
-        refused: list[tuple[link_pb2.DirectoryEntry, ValueError]] = []
+    async def _put(
+        self,
+        feed: str,
+        entries: Sequence[link_pb2.DirectoryEntry],
+        known_up_to: int = 0,
+        *,
+        come_again: bool = True,
+    ) -> int:
+        """Stores entries and returns up to which revision the feed has been taken in then.
+
+        One that the database refuses is kept aside alone. When it refuses all of several that is hardly their fault,
+        and the error is raised; also when there is only one and it will `come_again`, so that its tries are counted.
+        """
+        readable: list[_Readable] = []
+        refused: list[tuple[link_pb2.DirectoryEntry, Exception]] = []
         for entry in entries:
             try:
-                copy, reports = read_entry(entry)
+                readable.append((entry, *read_entry(entry)))
             except ValueError as error:
                 refused.append((entry, error))
-            else:
-                copies.append(copy)
-                deliveries += reports
         async with self._database.transaction() as conn:
             # Locked first, so that two processes with parts of one change cannot both see a hole and leave it.
             before = await store.feed_revision(conn, feed)
-            await store.put(conn, copies)
-            if deliveries:
-                await store.put_deliveries(conn, deliveries)
+            try:
+                await _store(conn, readable)
+            except psycopg.Error as error:
+                if is_passing(error) or (len(readable) == 1 and come_again):
+                    raise
+                refused += await _store_each(conn, readable)
             at = _without_hole(max(before, known_up_to), (entry.revision for entry in entries))
             if at > before:
                 await store.advance_feed(conn, feed, at)
@@ -180,7 +191,7 @@ class Copies:
             await self._keep(feed, entry, fault)
         return at
 
-    async def _keep(self, feed: str, entry: link_pb2.DirectoryEntry, error: ValueError) -> None:
+    async def _keep(self, feed: str, entry: link_pb2.DirectoryEntry, error: Exception) -> None:
         await self._dead_letters.keep(
             consumer=CONSUMERS[feed],
             subject="",
@@ -212,9 +223,35 @@ class Copies:
         async for part in self._export(request):
             taken += len(part.entries)
             # Revisions that an object has left behind are not in an export, so only its end tells how far it reaches.
-            at = await self._put(feed, part.entries, known_up_to=part.feed_revision if part.complete else 0)
+            known_up_to = part.feed_revision if part.complete else 0
+            at = await self._put(feed, part.entries, known_up_to, come_again=False)
         if taken:
             _LOG.info("copy caught up", feed=feed, entries=taken, revision=at)
+
+
+async def _store(conn: Connection, readable: Sequence[_Readable]) -> None:
+    """Stores entries all together, or none and raises."""
+    async with conn.transaction():
+        await store.put(conn, [copy for _, copy, _ in readable])
+        if deliveries := [report for _, _, reports in readable for report in reports]:
+            await store.put_deliveries(conn, deliveries)
+
+
+async def _store_each(
+    conn: Connection, readable: Sequence[_Readable]
+) -> Sequence[tuple[link_pb2.DirectoryEntry, Exception]]:
+    """Stores entries one by one and returns those that the database refuses; raises when it refuses all of several."""
+    misfits: list[tuple[link_pb2.DirectoryEntry, Exception]] = []
+    for one in readable:
+        try:
+            await _store(conn, [one])
+        except psycopg.Error as error:
+            if is_passing(error):
+                raise
+            misfits.append((one[0], error))
+    if len(misfits) == len(readable) > 1:
+        raise misfits[0][1]
+    return misfits
 
 
 def _without_hole(at: int, revisions: Iterable[int]) -> int:
