@@ -7,11 +7,11 @@ from services.chassis import clock, log
 from services.chassis.dead_letters import DeadLetters
 from services.tracking import metrics
 from services.tracking.recorder import (
-    BYTES_IN_A_PACK,
     OPENS_IN_A_PACK,
     PACK_TYPE,
     Recorder,
     canary_pack,
+    fitting,
     opens_of,
     pack_of,
 )
@@ -72,7 +72,8 @@ class Mover:
     async def _move_some(self) -> bool:
         """Moves one pack; returns whether to go on at once."""
         try:
-            waiting = _fitting(await self._spool.oldest(OPENS_IN_A_PACK)) if self._may_hold_opens() else []
+            oldest = await self._spool.oldest(OPENS_IN_A_PACK) if self._may_hold_opens() else []
+            waiting = oldest[: fitting(len(each.record) for each in oldest)]
         except SpoolAway:
             waiting = []
         try:
@@ -135,15 +136,3 @@ class Mover:
 
 def _raw(spooled: SpooledOpen) -> RawOpen:
     return RawOpen(spooled.open_id, spooled.opened_ms, spooled.agency_id, spooled.link_id, spooled.record)
-
-
-def _fitting(spooled: Sequence[SpooledOpen]) -> list[SpooledOpen]:
-    """Returns the first of them that fit into one pack, at least one."""
-    taken: list[SpooledOpen] = []
-    room = BYTES_IN_A_PACK
-    for each in spooled:
-        room -= len(each.record) + 8
-        if room < 0 and taken:
-            break
-        taken.append(each)
-    return taken

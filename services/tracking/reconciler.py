@@ -8,7 +8,7 @@ compared at once, all that is older in turn, for as long as a round may take.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -20,7 +20,7 @@ from services.chassis.bus import Bus
 from services.chassis.postgres import Connection, Database
 from services.tracking import metrics
 from services.tracking.events import Report
-from services.tracking.recorder import BYTES_IN_A_PACK, OPENS_IN_A_PACK, PACK_SUBJECT, PACK_TYPE, pack_of
+from services.tracking.recorder import PACK_SUBJECT, PACK_TYPE, fitting, pack_of
 from services.tracking.store import opens as store
 from services.tracking.store.opens import RawOpen
 
@@ -45,8 +45,10 @@ _BACK_AT_START = timedelta(hours=1)
 _HISTORY_SECONDS = 0.5
 _LOOK_SECONDS = 0.2
 _IDS_AT_ONCE = 5_000
-# After which published-again opens are looked at as lost causes for a while: something keeps refusing them.
-_PAUSES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1))
+# How long an open that was published again is left alone before that is done once more. What something keeps refusing
+# leaves a dead letter every time, so the pauses grow; somebody is told after the third.
+_PAUSES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1), timedelta(hours=6), timedelta(days=1))
+_TIMES_BEFORE_TOLD = 3
 _MOST_REMEMBERED = 100_000
 _FIRST_ID = UUID(int=0)
 
@@ -182,7 +184,7 @@ class Reconciler:
     async def _publish_again(self, conn: Connection, missing: Sequence[UUID]) -> None:
         now = datetime.now(UTC)
         due = [one for one in missing if self._again.get(one, (0, now))[1] <= now]
-        if stuck := sum(1 for one in missing if self._again.get(one, (0, now))[0] >= len(_PAUSES)):
+        if stuck := sum(1 for one in missing if self._again.get(one, (0, now))[0] >= _TIMES_BEFORE_TOLD):
             _LOG.error("opens do not reach the report although they were published again", count=stuck)
         if not due:
             return
@@ -214,14 +216,8 @@ def _parts(start: datetime, end: datetime, length: timedelta) -> Iterator[Stretc
         start += length
 
 
-def _packs(opens: Iterable[RawOpen]) -> Iterator[list[RawOpen]]:
-    pack: list[RawOpen] = []
-    size = 0
-    for raw in opens:
-        if pack and (len(pack) == OPENS_IN_A_PACK or size + len(raw.record) + 8 > BYTES_IN_A_PACK):
-            yield pack
-            pack, size = [], 0
-        pack.append(raw)
-        size += len(raw.record) + 8
-    if pack:
-        yield pack
+def _packs(opens: Sequence[RawOpen]) -> Iterator[Sequence[RawOpen]]:
+    while opens:
+        count = fitting(len(raw.record) for raw in opens)
+        yield opens[:count]
+        opens = opens[count:]

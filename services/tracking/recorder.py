@@ -9,7 +9,7 @@ import asyncio
 import base64
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -175,6 +175,18 @@ def _row_of(record: events_pb2.OpenRecorded) -> RawOpen:
     return RawOpen(open_id, millisecond_of(open_id), *ids, record.SerializeToString())
 
 
+def fitting(lengths: Iterable[int]) -> int:
+    """Returns how many of some opens fit into one pack by the bytes of each, the first ones and at least one."""
+    count, room = 0, BYTES_IN_A_PACK
+    for length in lengths:
+        # What the frame of an open takes inside the pack.
+        room -= length + 8
+        if count == OPENS_IN_A_PACK or (count and room < 0):
+            break
+        count += 1
+    return count
+
+
 def together(rows: Sequence[outbox.Waiting]) -> Iterator[outbox.Sending]:
     """Sends packs that wait at the same time as one: an event costs the same whatever is in it."""
     pack, taken, size = events_pb2.OpensRecorded(), list[outbox.Waiting](), 0
@@ -247,14 +259,7 @@ class Recorder:
             self._start(self._write(self._idle.pop(), self._take()))
 
     def _take(self) -> Batch:
-        taken: Batch = []
-        room = BYTES_IN_A_PACK
-        while self._waiting and len(taken) < OPENS_IN_A_PACK:
-            room -= len(self._waiting[0][0].record) + 8
-            if room < 0 and taken:
-                break
-            taken.append(self._waiting.popleft())
-        return taken
+        return [self._waiting.popleft() for _ in range(fitting(len(raw.record) for raw, _ in self._waiting))]
 
     async def _write(self, writer: Writer, batch: Batch) -> None:
         opens = [raw for raw, _ in batch]
