@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import nats
 from google.protobuf.message import DecodeError, Message
@@ -75,6 +75,8 @@ class Stream:
     name: str
     package: str
     max_bytes: int
+    # Whether all its events are of one type. Then a reader of that type is owed every number.
+    one_type: bool = True
 
     def config(self) -> api.StreamConfig:
         """Limits retention, so that it can be read again; full means refused, never that unread events go."""
@@ -103,7 +105,7 @@ STREAMS = {
     for stream in (
         Stream("AUTH", "opennotice.auth.v1", _GIB),
         Stream("ENRICHMENT", "opennotice.enrichment.v1", 8 * _GIB),
-        Stream("LINK", "opennotice.link.v1", 4 * _GIB),
+        Stream("LINK", "opennotice.link.v1", 4 * _GIB, one_type=False),
         Stream("TRACKING", "opennotice.tracking.v1", 8 * _GIB),
     )
 }
@@ -265,13 +267,13 @@ class Bus:
             _LOG.info("stream made", stream=stream.name)
         if info.created is not None:
             if info.created != self._made.get(stream.name, info.created):
-                self._tell_loss(stream.name)
+                self.tell_loss(stream.name)
                 reached = self._reached[stream.name] = 0
             self._made[stream.name] = info.created
         self._reach(stream.name, info.state.last_seq, at_least=reached)
         gaps = info.state.num_deleted or 0
         if gaps > self._gaps.get(stream.name, gaps):
-            self._tell_loss(stream.name)
+            self.tell_loss(stream.name)
         self._gaps[stream.name] = gaps
         there = info.config
         if drift := [field for field in _STREAM_FIELDS if getattr(there, field) != getattr(wanted, field)]:
@@ -302,10 +304,11 @@ class Bus:
         if sequence >= at_least:
             self._reached[stream] = max(sequence, self._reached.get(stream, 0))
         elif at_least <= self._reached.get(stream, 0) + 1:
-            self._tell_loss(stream)
+            self.tell_loss(stream)
             self._reached[stream] = sequence
 
-    def _tell_loss(self, stream: str) -> None:
+    def tell_loss(self, stream: str) -> None:
+        """Tells that events are missing from a stream."""
         # Nothing is to be done here: what was lost on its way is sent again from the record.
         _LOSSES.inc()
         _LOG.error("NATS has lost events", stream=stream)
@@ -318,15 +321,6 @@ class Received(Generic[M]):
     message: M
     attempts: int
     sequence: int
-
-
-class Keeps(Protocol):
-    """Where events go that cannot be taken in."""
-
-    async def keep(
-        self, *, consumer: str, subject: str, message_type: str, payload: bytes, error: BaseException, attempts: int
-    ) -> None:
-        """Keeps one."""
 
 
 def is_passing(error: BaseException) -> bool:
@@ -347,7 +341,7 @@ class Consumer(Generic[M]):
         durable: str,
         message: type[M],
         handle: Callable[[list[Received[M]]], Awaitable[None]],
-        dead_letters: DeadLetters | Keeps,
+        dead_letters: DeadLetters,
     ) -> None:
         """`handle` commits before it returns. `durable` is named for its user: "reporting-opens-enriched-v1"."""
         self._bus = bus
@@ -360,8 +354,9 @@ class Consumer(Generic[M]):
         # How often each event had come when this process gave it back; a number alone may mean another event one day.
         self._given_back: dict[int, int] = {}
         self._unreleased: dict[int, bool] = {}
-        if isinstance(dead_letters, DeadLetters):
-            dead_letters.on_replay(durable, message.DESCRIPTOR.full_name, self._replay)
+        # The newest event that came for the first time: how many deliveries the reader had had then, and its number.
+        self._newest: tuple[int, int] | None = None
+        dead_letters.on_replay(durable, message.DESCRIPTOR.full_name, self._replay)
 
     async def _replay(self, payload: bytes) -> None:
         """Takes in an event that had become a dead letter."""
@@ -414,6 +409,7 @@ class Consumer(Generic[M]):
     async def _take(self, messages: list[Msg]) -> None:
         """Takes in what came for the first time together, and what was left without an answer one by one."""
         await self._release_rest()
+        self._look_for_gaps(messages)
         first: list[Msg] = []
         left: list[Msg] = []
         for message in messages:
@@ -423,6 +419,20 @@ class Consumer(Generic[M]):
         for message in left:
             await self._take_alone(message)
 
+    def _look_for_gaps(self, messages: Sequence[Msg]) -> None:
+        """Tells of events that were never delivered: NATS leaves out what it finds damaged, and says nothing.
+
+        Of several processes that read for one use each sees only some events, but the count of deliveries is common
+        to all: no more numbers can have gone by than deliveries.
+        """
+        for message in messages:
+            if message.metadata.num_delivered > 1 or not STREAMS[self._stream].one_type:
+                continue
+            delivery, number = message.metadata.sequence.consumer, message.metadata.sequence.stream
+            before, self._newest = self._newest, (delivery, number)
+            if before and delivery > before[0] and number - before[1] > delivery - before[0]:
+                self._bus.tell_loss(self._stream)
+
     def _was_left(self, message: Msg) -> bool:
         """Whether whoever had an event before gave no answer: then it may have been the end of that process."""
         came = message.metadata.num_delivered
@@ -430,12 +440,8 @@ class Consumer(Generic[M]):
 
     async def _take_alone(self, message: Msg) -> None:
         """Takes in one event that may end the process, and keeps it first, so that it does so no third time."""
-        letters = self._dead_letters
-        if not isinstance(letters, DeadLetters):
-            await self._take_together([message])
-            return
         try:
-            number = await letters.hold(
+            number = await self._dead_letters.hold(
                 consumer=self._durable,
                 subject=message.subject,
                 message_type=_type_said(message),
@@ -458,7 +464,6 @@ class Consumer(Generic[M]):
             await asyncio.shield(self._release(number, taken=self._unreleased[number]))
 
     async def _release(self, number: int, *, taken: bool) -> None:
-        assert isinstance(self._dead_letters, DeadLetters)
         try:
             await self._dead_letters.release(number, taken=taken)
         except Exception as error:

@@ -12,7 +12,7 @@ from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 from prometheus_client import Counter, Gauge
 
 from services.chassis import clock, log
-from services.chassis.bus import Bus, Consumer, Keeps, Received, subject_for
+from services.chassis.bus import Bus, Consumer, Received, subject_for
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, InvalidArgument
 from services.chassis.names import new_id, parse_name, parse_uuid
@@ -122,7 +122,7 @@ def _fault(opened: tracking_events_pb2.OpenRecorded) -> InvalidArgument | None:
 class OpenPacks:
     """Reads packs of opens from tracking and publishes each explained, under the same batch_id."""
 
-    def __init__(self, bus: Bus, ingest: Database, dead_letters: Keeps, explainer: Explainer) -> None:
+    def __init__(self, bus: Bus, ingest: Database, dead_letters: DeadLetters, explainer: Explainer) -> None:
         self._ingest = ingest
         self._dead_letters = dead_letters
         self._explainer = explainer
@@ -134,8 +134,7 @@ class OpenPacks:
             handle=self._handle,
             dead_letters=dead_letters,
         )
-        if isinstance(dead_letters, DeadLetters):
-            dead_letters.on_replay(OPENS_CONSUMER, tracking_events_pb2.OpenRecorded.DESCRIPTOR.full_name, self._replay)
+        dead_letters.on_replay(OPENS_CONSUMER, tracking_events_pb2.OpenRecorded.DESCRIPTOR.full_name, self._replay)
 
     async def _replay(self, payload: bytes) -> None:
         """Takes in an open that had been set aside alone."""
@@ -249,7 +248,7 @@ class Again:
 class AgencyChanges:
     """Keeps the copy of the agencies' networks up to date from what auth publishes."""
 
-    def __init__(self, bus: Bus, dead_letters: Keeps, agencies: Agencies) -> None:
+    def __init__(self, bus: Bus, dead_letters: DeadLetters, agencies: Agencies) -> None:
         self._agencies = agencies
         self.consumer = Consumer(
             bus,

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib
 import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -161,6 +163,69 @@ async def test_lost_events_are_told_of(tmp_path: Path, lost: str) -> None:
     running_bus.cancel()
 
 
+async def test_an_event_that_is_damaged_while_it_waits_is_told_of_when_its_reader_comes_past(
+    tmp_path: Path, pool: Pool, seen: Seen
+) -> None:
+    server = Nats(tmp_path, free_port(), free_port(), "only-for-tests")
+    bus = Bus(server.url, "test", ["AUTH"])
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        seen.extend((one.sequence, one.message.agency.display_name) for one in batch)
+
+    reader = consumer(bus, pool, handle)
+    running_bus = asyncio.create_task(restarted(bus.run))
+    told = ["read", "first", "damaged", "last"]
+    with running(server):
+        await bus.connected()
+        reading = asyncio.create_task(restarted(reader.run))
+        await bus.publish(agency_changed(told[0]), told[0])
+        await until(lambda: names(seen) == {told[0]})
+        reading.cancel()
+        for name in told[1:]:
+            await bus.publish(agency_changed(name), name)
+    block = next(tmp_path.glob("jetstream/*/streams/AUTH/msgs/*.blk"))
+    text = block.read_bytes()
+    assert text.count(b"damaged") == 2, "once as its id, once as the name"
+    block.write_bytes(text.replace(b"damaged", b"damageD"))
+    with running(server):
+        await until(lambda: bus.is_connected, 20)
+        before = losses()
+        reading = asyncio.create_task(restarted(reader.run))
+        await until(lambda: names(seen) == {"read", "first", "last"}, 20)
+        assert losses() == before + 1
+        for task in (reading, running_bus):
+            task.cancel()
+        await bus.close()
+
+
+async def test_several_that_read_for_one_use_miss_nothing_that_another_one_has(
+    kept_bus: Bus, pool: Pool, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "_MOST_AT_ONCE", 2)
+    by: list[int] = [0, 0, 0]
+    refused: set[str] = set()
+
+    async def handle(which: int, batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        for one in batch:
+            # Some are given back and come again: more deliveries than events.
+            if one.sequence % 5 == 0 and one.message.agency.display_name not in refused:
+                refused.add(one.message.agency.display_name)
+                raise TimeoutError
+        by[which] += len(batch)
+        seen.extend((one.sequence, one.message.agency.display_name) for one in batch)
+
+    before = losses()
+    readers = [consumer(kept_bus, pool, functools.partial(handle, which)) for which in range(3)]
+    tasks = [asyncio.create_task(restarted(one.run)) for one in readers]
+    for number in range(60):
+        await kept_bus.publish(agency_changed(str(number)), str(number))
+    await until(lambda: names(seen) == {str(number) for number in range(60)}, 40)
+    for task in tasks:
+        task.cancel()
+    assert min(by) > 0, "one of them had nothing to read"
+    assert losses() == before
+
+
 async def _is_published(bus: Bus) -> bool:
     with contextlib.suppress(NatsError, Unavailable):
         await bus.publish(agency_changed("d"), "d")
@@ -221,6 +286,13 @@ def events() -> Iterator[type[Message]]:
         for name, descriptor in module.DESCRIPTOR.message_types_by_name.items():
             if any(field.name in ("event_id", "batch_id") for field in descriptor.fields):
                 yield getattr(module, name)
+
+
+def test_a_stream_that_is_said_to_have_one_type_of_event_has_one() -> None:
+    types = Counter(event.DESCRIPTOR.file.package for event in events())
+    assert {stream.package for stream in STREAMS.values() if stream.one_type} == {
+        package for package, count in types.items() if count == 1
+    }
 
 
 def test_subjects_are_made_of_names_in_the_contract_and_of_nothing_else() -> None:
