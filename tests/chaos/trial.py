@@ -43,7 +43,7 @@ BRIEF = Scale(
 )  # fmt: skip
 SHORT = Scale(
     "short", 300, 500, load_seconds=60, kills=2, nats_away=(20, 20), postgres_away=(20, 20), frozen=(15, 15),
-    full_disk_seconds=20, backlog=5_000, patience=240,
+    full_disk_seconds=20, backlog=10_000, patience=240,
 )  # fmt: skip
 FULL = Scale(
     "full", 300, 500, load_seconds=600, kills=10, nats_away=(600,), postgres_away=(120, 120, 120),
