@@ -240,12 +240,13 @@ def main() -> None:
             machine.closed_loop(product.bundle.public_url, product.requests, 32, 3)
             # Until what was under way when it ended is recorded: it would be counted as the next run's.
             time.sleep(1)
-            print_closed(product)
+        # Before the others: for a minute after them PostgreSQL writes and tidies up what they brought.
         print_rate(product, 500, 20)
         print("\nFrom the answer to the first list that has it (floor: p95 1 s; target: 0.3 s), polled every 0.04 s")
         for rate in (300, 500):
             print_visible(product, rate, 15)
         if "wrk" not in absent:
+            print_closed(product)
             print_backlog(product)
 
 
