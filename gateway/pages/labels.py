@@ -29,6 +29,8 @@ LINK_STATES = {
     "revoked": "Revoked",
     "portal_inactive": "Portal inactive",
 }
+# The page of one open knows more than a list, which is searched by the above.
+OPENED_STATES = {**LINK_STATES, "served_though_revoked": "Revoked, but served as active"}
 
 VERDICT_LABELS = {
     "person_confirmed": Label("Person, confirmed", "good"),
@@ -72,11 +74,11 @@ STATE_SENTENCES = {
     "expired": "This is a late open: the link had expired. The visitor saw a page that says so.",
     "revoked": "The link had been revoked. The visitor saw a page that says so.",
     "portal_inactive": "The portal was switched off. The visitor saw a page that says so.",
+    "served_though_revoked": (
+        "The link had been revoked before, but the change had not reached the public page yet: the visitor was served "
+        "as if the link were active."
+    ),
 }
-SERVED_THOUGH_REVOKED = (
-    "The link had been revoked before, but the change had not reached the public page yet: the visitor was served as "
-    "if the link were active."
-)
 LIMITS = (
     "It does not prove that the client opened or read the page. Links are forwarded, phones are shared, and mail "
     "scanners and link previews open links too.",

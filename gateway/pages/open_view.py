@@ -131,16 +131,15 @@ def opens_href(**query: str) -> str:
 def page_of(found: reporting_pb2.Open, others: Iterable[reporting_pb2.Open], zone: Zone, *, clients: bool) -> OpenPage:
     """Returns everything about one open; `clients` tells whether the reader may look at clients."""
     verdict = words.VERDICT.word(found.verdict) or ""
-    state = words.LINK_STATE.word(found.link_state) or ""
+    state = _state(found)
     what = "a shared link" if found.portal else found.portal_display_name or "a redirect"
     if found.client:
         what = f"the link of {_client(found)}"
-    served_though_revoked = found.detail.HasField("revoke_time") and state != "revoked"
     return OpenPage(
         title=f"Open of {what}",
         opened=zone.at(found, "open_time"),
         labels=labels_of(found),
-        late_sentence=labels.SERVED_THOUGH_REVOKED if served_though_revoked else labels.STATE_SENTENCES.get(state, ""),
+        late_sentence=labels.STATE_SENTENCES.get(state, ""),
         what=_what(found, zone, clients),
         device=_device(found),
         network=_network(found),
@@ -161,6 +160,12 @@ def _client(found: reporting_pb2.Open) -> str:
     if found.client:
         return found.client_display_name or "Client"
     return SHARED_LINK if found.kind != words.KIND.number("redirect") else NO_CLIENT
+
+
+def _state(found: reporting_pb2.Open) -> str:
+    """Returns what the link was, and that it was served though it had been revoked."""
+    state = words.LINK_STATE.word(found.link_state) or ""
+    return "served_though_revoked" if state == "active" and found.detail.HasField("revoke_time") else state
 
 
 def _what(found: reporting_pb2.Open, zone: Zone, clients: bool) -> Group:
@@ -184,7 +189,7 @@ def _what(found: reporting_pb2.Open, zone: Zone, clients: bool) -> Group:
             Fact("Kind", labels.KINDS.get(words.KIND.word(found.kind) or "", "")),
             Fact("Opened at", moment=zone.at(found, "open_time")),
             Fact("Visible for", _seconds(found) if measured else "Not measured"),
-            Fact("Link was", labels.LINK_STATES.get(words.LINK_STATE.word(found.link_state) or "", "Not known")),
+            Fact("Link was", labels.OPENED_STATES.get(_state(found), "Not known")),
             Fact("Revoked at", moment=zone.maybe(found.detail, "revoke_time")),
             message,
         ),

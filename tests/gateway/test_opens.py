@@ -137,6 +137,7 @@ def test_an_open_of_a_revoked_link_says_how_it_was_served_and_when_it_was_revoke
     page = house.browser(DANA).get(f"/opens/{open_id}").text
     assert "The link had been revoked before" in page
     assert "served as if the link were active" in page
+    assert "Revoked, but served as active" in page
 
 
 def test_opens_of_a_shared_link_have_no_client(house: House, api: httpx.Client) -> None:
