@@ -82,7 +82,7 @@ format: .state/dev ## Put the code into the house's form
 	$(PY) -m ruff format .
 
 .PHONY: chaos
-chaos: .state/dev .state/stubs-dev ## Kill, freeze and damage it under load and compare the report (40 minutes; FULL=1: hours)
+chaos: .state/dev .state/stubs-dev ## Kill, freeze and damage it under load and compare the report (35 minutes; FULL=1: hours)
 	@$(PY) -m tests.chaos $(if $(FULL),--full --report docs/faults.md) $(if $(ONLY),--only "$(ONLY)")
 
 .PHONY: bench

@@ -2,7 +2,7 @@
 
     python -m tests.chaos [--full] [--only P1,"P9 nats frozen"] [--seed 7] [--report FILE]
 
-Without --full each fault comes about twice under a minute of load (40 minutes in all); with it, as often and as long as
+Without --full each fault comes about twice under a minute of load (35 minutes in all); with it, as often and as long as
 the promise says (hours). What a full run has done is kept in its state file: started again, it goes on there. Ends with
 exit code 1 when a promise is broken.
 """
