@@ -108,6 +108,6 @@ def _opens_that_cannot_be(opens: Opens) -> Iterator[Poison]:
     yield Poison("verdict of the future", explained, ("reporting",), future.open.open_id.encode(), (good.open,))
     first, known = opens.recorded(), tracking_pb2.OpenRecorded()
     known.CopyFrom(first)
-    known.user_agent = "somebody else"
+    known.user_agent = f"somebody else {uuid4()}"
     twice = event(pack(first, known))
-    yield Poison("same id, another content", twice, ("reporting",), b"somebody else", (first,))
+    yield Poison("same id, another content", twice, ("reporting",), known.user_agent.encode(), (first,))

@@ -75,8 +75,11 @@ class Letter:
 
 
 def dead_letters(rig: Rig) -> list[Letter]:
-    """Returns everything that was set aside."""
-    query = "select id, payload, error, attempts, extract(epoch from create_time)::float8 from {}.dead_letters"
+    """Returns everything that was set aside, the oldest first: of several with the same bytes each is of its own event."""
+    query = (
+        "select id, payload, error, attempts, extract(epoch from create_time)::float8 from {}.dead_letters"
+        " order by create_time"
+    )
     return [
         Letter(service, f"deadLetters/{row[0]}", bytes(row[1]), row[2], row[3], row[4])
         for service in _SERVICES
