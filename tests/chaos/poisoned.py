@@ -75,7 +75,7 @@ class Letter:
 
 
 def dead_letters(rig: Rig) -> list[Letter]:
-    """Returns everything that was set aside, the oldest first: of several with the same bytes each is of its own event."""
+    """Returns everything that was set aside, the oldest first: several may have the same bytes."""
     query = (
         "select id, payload, error, attempts, extract(epoch from create_time)::float8 from {}.dead_letters"
         " order by create_time"
