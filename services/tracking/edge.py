@@ -137,6 +137,8 @@ class Edge:
             token=target.token,
         )
         _COUNTED[state].inc()
+        if answer is _LATER:
+            metrics.FAILED.labels("503").inc()
         if await self._is_recorded(visit):
             return answer[0], answer[1] + lines((b"x-open-id", str(open_id).encode())), answer[2]
         return answer

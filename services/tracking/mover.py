@@ -65,6 +65,7 @@ class Mover:
         while True:
             await self._spool.probe()
             metrics.SPOOL_FAILING.set(self._spool.fault is not None)
+            metrics.SPOOL_PUT_ASIDE.set(self._spool.put_aside)
             if self._spool.bytes_free is not None:
                 metrics.DISK_FREE.set(self._spool.bytes_free)
             await asyncio.sleep(_PROBE_SECONDS)

@@ -16,6 +16,7 @@ from typing import cast
 import httptools
 
 from services.chassis import log
+from services.tracking import metrics
 
 _LOG = log.get(__name__)
 
@@ -224,6 +225,7 @@ class PublicProtocol(asyncio.Protocol):
                 answer = await self._shared.app(request)
             except Exception as error:
                 _LOG.error("a request could not be answered", exc_info=error)
+                metrics.FAILED.labels("500").inc()
                 answer = 500, _REFUSED, _TOLD[500] + b"\n"
                 request.keep_alive = False
             if self._transport.is_closing():

@@ -15,8 +15,9 @@ from uuid import UUID
 
 from nats.js.errors import NotFoundError
 
-from services.chassis import log
+from services.chassis import clock, log
 from services.chassis.bus import Bus
+from services.chassis.names import millisecond_of
 from services.chassis.postgres import Connection, Database
 from services.tracking import metrics
 from services.tracking.events import Report
@@ -75,6 +76,8 @@ class Reconciler:
         self._look = _HOUR
         # How often each was published again, and when that may happen once more.
         self._again: dict[UUID, tuple[int, datetime]] = {}
+        # What the part that is compared now lacks.
+        self._found: set[UUID] = set()
         self.missing = 0
 
     async def run(self) -> None:
@@ -95,14 +98,20 @@ class Reconciler:
             # Not by the minute: somebody who takes an open out of the report is to be found out within three.
             until = _floor(settled, _SECOND)
             since = self._compared_until or until - _BACK_AT_START
-            found = 0
-            for part in _parts(since, until, _HOUR):
-                found += await self._compare(conn, part, _MINUTE, settled)
-            self._compared_until = max(since, until)
-            metrics.RECONCILED_UNTIL.set(self._compared_until.timestamp())
-            found += await self._look_back(conn, since, settled)
-        self.missing = found
-        metrics.MISSING.set(found)
+            before, self.missing = self.missing, 0
+            try:
+                for part in _parts(since, until, _HOUR):
+                    await self._compare_part(conn, part, _MINUTE, settled)
+                self._compared_until = max(since, until)
+                metrics.RECONCILED_UNTIL.set(self._compared_until.timestamp())
+                await self._look_back(conn, since, settled)
+            except Exception:
+                # What was not looked at may be as it was.
+                self.missing = max(self.missing, before)
+                raise
+            finally:
+                metrics.MISSING.set(self.missing)
+                metrics.STUCK.set(sum(times >= _TIMES_BEFORE_TOLD for times, _ in self._again.values()))
 
     async def _settled_before(self, conn: Connection) -> datetime:
         """Returns until when opens were committed that should be in the report by now: nothing older is on the way."""
@@ -128,9 +137,8 @@ class Reconciler:
             return None
         return first.time
 
-    async def _look_back(self, conn: Connection, before: datetime, settled: datetime) -> int:
+    async def _look_back(self, conn: Connection, before: datetime, settled: datetime) -> None:
         """Compares some of what is older than `before`, beginning anew when the end is reached."""
-        found = 0
         end_of_round = time.monotonic() + _HISTORY_SECONDS
         while time.monotonic() < end_of_round:
             first = await store.next_open_at(conn, self._history_at or datetime(1970, 1, 1, tzinfo=UTC))
@@ -141,14 +149,30 @@ class Reconciler:
                 break
             part = Stretch(_floor(first, _HOUR), min(_floor(first, _HOUR) + self._look, before))
             began = time.monotonic()
-            found += await self._compare(conn, part, _MINUTE if self._look <= timedelta(hours=6) else _HOUR, settled)
+            stretch = _MINUTE if self._look <= timedelta(hours=6) else _HOUR
+            try:
+                await self._compare_part(conn, part, stretch, settled)
+            except Exception:
+                # It may have been too much for one call.
+                self._look = max(self._look / 2, _HOUR)
+                raise
             self._history_at = part.end
             took = time.monotonic() - began
             if took < _LOOK_SECONDS / 4:
                 self._look = min(self._look * 2, _LONGEST_LOOK)
             elif took > _LOOK_SECONDS:
                 self._look = max(self._look / 2, _HOUR)
-        return found
+
+    async def _compare_part(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> None:
+        """Compares a part, and forgets of it what was published again and has arrived."""
+        self._found.clear()
+        self.missing += await self._compare(conn, part, stretch, settled)
+        # Asked for, because not all that lies in the part may have been old enough to be compared.
+        gone = [one for one in self._again if one not in self._found and part.start <= _opened_at(one) < part.end]
+        for at in range(0, len(gone), _IDS_AT_ONCE):
+            some = gone[at : at + _IDS_AT_ONCE]
+            for one in set(some).difference(await self._report.missing(some)):
+                del self._again[one]
 
     async def _compare(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> int:
         """Compares a part by digests; returns how many opens were missing."""
@@ -178,6 +202,7 @@ class Reconciler:
             after = ids[-1]
             missing = await self._report.missing(ids)
             found += len(missing)
+            self._found.update(missing)
             await self._publish_again(conn, missing)
         return found
 
@@ -204,6 +229,10 @@ class Reconciler:
         self._again = {one: entry for one, entry in self._again.items() if entry[1] > now - 2 * _PAUSES[-1]}
         if len(self._again) > _MOST_REMEMBERED:
             self._again.clear()
+
+
+def _opened_at(open_id: UUID) -> datetime:
+    return clock.from_milliseconds(millisecond_of(open_id))
 
 
 def _floor(moment: datetime, step: timedelta) -> datetime:

@@ -47,6 +47,8 @@ class Spool:
         self.fault: str | None = None
         # None until it is known, and while the disk does not tell.
         self.bytes_free: int | None = None
+        # How many damaged ones lie beside it, until somebody has looked at them.
+        self.put_aside = 0
 
     async def open(self) -> None:
         """Opens the spool and counts what is in it; when the disk does not let it, that is tried again at each use."""
@@ -131,6 +133,8 @@ class Spool:
     def _try_out(self, conn: sqlite3.Connection) -> None:
         try:
             self.bytes_free = shutil.disk_usage(self._path.parent).free
+            beside = self._path.parent.glob(f"{self._path.name}.broken-*")
+            self.put_aside = sum(not path.name.endswith(("-wal", "-shm")) for path in beside)
         except OSError:
             self.bytes_free = None
         store.probe_spool(conn)

@@ -25,7 +25,7 @@ RULES: dict[str, dict[str, Any]] = {
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 # Of Prometheus itself, blackbox_exporter and node_exporter; the guide says where they are needed.
-FOREIGN = {"up", "probe_ssl_earliest_cert_expiry", "node_timex_sync_status"}
+FOREIGN = {"up", "probe_success", "probe_ssl_earliest_cert_expiry", "node_timex_sync_status"}
 SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
 # Words of PromQL that are no figures.
 FUNCTIONS = {

@@ -199,12 +199,12 @@ async def months_outside(conn: Connection) -> list[date]:
 
 
 async def note_canary(conn: Connection, sent_at: datetime) -> None:
-    """Notes that a canary came the whole way; an older one changes nothing."""
+    """Notes that a canary came the whole way; an older one changes nothing, unless the clock was ahead before."""
     await conn.execute(
         """
         insert into reporting.canary as c (sent_at) values (%s)
         on conflict (only_one) do update set sent_at = excluded.sent_at, arrive_time = excluded.arrive_time
-        where c.sent_at < excluded.sent_at
+        where c.sent_at < excluded.sent_at or c.sent_at > now() + interval '1 minute'
         """,
         (sent_at,),
     )
