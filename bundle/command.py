@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 ROLES = ("admin", "manager", "supervisor", "clerk", "auditor")
 # What an operator may hand over to an install in containers.
 OPERATORS_SECRETS = ("postgres-url", "nats-url", "ca-certificate")
-PROCESSES = ("auth", "link", "tracking", "enrichment", "reporting", "gateway", "nats", "postgres")
+PROCESSES = ("auth", "link", "tracking", "enrichment", "reporting", "gateway", "nats", "postgres", "proxy")
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
 _agency = click.option("--agency", metavar="agencies/…", help="Which agency; the first one when left out.")

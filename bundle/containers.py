@@ -234,8 +234,11 @@ def _reach(settings: ContainerSettings) -> dict[str, str]:
 
 def _probes(home: Home, settings: ContainerSettings) -> dict[str, str]:
     """Returns where everything but PostgreSQL says over HTTP whether it is ready."""
-    ours = {name: f"http://{name}:{PROBE_PORT}/ready" for name in OWN}
-    return ours | {"nats": f"{monitor_url(home, settings)}/healthz"}
+    found = {name: f"http://{name}:{PROBE_PORT}/ready" for name in OWN}
+    found["nats"] = f"{monitor_url(home, settings)}/healthz"
+    if not settings.own_proxy:
+        found["proxy"] = f"http://proxy:{PROBE_PORT}/live"
+    return found
 
 
 def status(home: Home) -> dict[str, dict[str, object]]:

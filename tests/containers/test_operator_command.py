@@ -204,7 +204,9 @@ def test_what_others_have_taken_is_one_line_and_can_be_put_right(engine: None, t
         assert done.returncode == 0, done.stderr
         assert "OpenNotice is ready" in done.stdout
         assert not list(tmp_path.glob(".env.*"))
-        assert {one["state"] for one in project.json("status")["processes"]} == {"ready"}
+        found = project.json("status")["processes"]
+        assert {one["state"] for one in found} == {"ready"}
+        assert "proxy" in {one["name"] for one in found}
 
 
 @pytest.mark.engine
