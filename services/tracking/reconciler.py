@@ -15,9 +15,8 @@ from uuid import UUID
 
 from nats.js.errors import NotFoundError
 
-from services.chassis import clock, log
+from services.chassis import log
 from services.chassis.bus import Bus
-from services.chassis.names import millisecond_of
 from services.chassis.postgres import Connection, Database
 from services.tracking import metrics
 from services.tracking.events import Report
@@ -33,6 +32,7 @@ WAY = (
     ("ENRICHMENT", "reporting-opens-enriched-v1", "opennotice.enrichment.v1.opens.enriched"),
 )
 ROUND_SECONDS = 30.0
+_SOON_SECONDS = 5.0
 # How long an open may take to the report before anybody asks.
 SETTLED_AFTER = timedelta(minutes=2)
 # What went through a queue a little before its oldest waiting event may itself still be on the way.
@@ -50,7 +50,9 @@ _IDS_AT_ONCE = 5_000
 # leaves a dead letter every time, so the pauses grow; somebody is told after the third.
 _PAUSES = (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1), timedelta(hours=6), timedelta(days=1))
 _TIMES_BEFORE_TOLD = 3
-_MOST_REMEMBERED = 100_000
+# When a whole month is missing it goes again bit by bit, and what is stuck leaves room for the rest.
+_MOST_UNDER_WAY = 50_000
+_MOST_REMEMBERED = 200_000
 _FIRST_ID = UUID(int=0)
 
 
@@ -76,42 +78,65 @@ class Reconciler:
         self._look = _HOUR
         # How often each was published again, and when that may happen once more.
         self._again: dict[UUID, tuple[int, datetime]] = {}
-        # What the part that is compared now lacks.
-        self._found: set[UUID] = set()
+        # How many of them may still arrive by themselves.
+        self._under_way = 0
         self.missing = 0
 
     async def run(self) -> None:
         """Goes on for ever; raises when PostgreSQL, NATS or reporting is away, and is started again."""
         while True:
             await self._bus.connected()
-            await self.round()
-            await asyncio.sleep(ROUND_SECONDS)
+            has_more = await self.round()
+            await asyncio.sleep(_SOON_SECONDS if has_more else ROUND_SECONDS)
 
-    async def round(self) -> None:
-        """Looks once: at what is old enough since the last round, then at some of what is older."""
+    async def round(self) -> bool:
+        """Looks once: at what is old enough since the last round, then at some of what is older.
+
+        Returns whether it left something for when what is under way has arrived.
+        """
         async with self._database.transaction() as conn:
             # One of several tracking processes does it, for all.
             if not await store.alone(conn, "tracking.reconciler"):
-                return
+                return False
             settled = await self._settled_before(conn)
-            self._forget(settled)
+            await self._forget_arrived()
             # Not by the minute: somebody who takes an open out of the report is to be found out within three.
             until = _floor(settled, _SECOND)
             since = self._compared_until or until - _BACK_AT_START
             before, self.missing = self.missing, 0
             try:
                 for part in _parts(since, until, _HOUR):
-                    await self._compare_part(conn, part, _MINUTE, settled)
-                self._compared_until = max(since, until)
-                metrics.RECONCILED_UNTIL.set(self._compared_until.timestamp())
+                    await self._compare(conn, part, _MINUTE, settled)
+                    self._reach(part.end)
+                self._reach(max(since, until))
                 await self._look_back(conn, since, settled)
+            except _Full:
+                self.missing = max(self.missing, before)
+                return True
             except Exception:
                 # What was not looked at may be as it was.
                 self.missing = max(self.missing, before)
                 raise
             finally:
                 metrics.MISSING.set(self.missing)
-                metrics.STUCK.set(sum(times >= _TIMES_BEFORE_TOLD for times, _ in self._again.values()))
+        return False
+
+    def _reach(self, until: datetime) -> None:
+        self._compared_until = until
+        metrics.RECONCILED_UNTIL.set(until.timestamp())
+
+    async def _forget_arrived(self) -> None:
+        """Forgets of what was published again all that has arrived, or is not on record any more."""
+        long_ago = datetime.now(UTC) - 2 * _PAUSES[-1]
+        self._again = {one: entry for one, entry in self._again.items() if entry[1] > long_ago}
+        asked = list(self._again)
+        for at in range(0, len(asked), _IDS_AT_ONCE):
+            some = asked[at : at + _IDS_AT_ONCE]
+            for one in set(some).difference(await self._report.missing(some)):
+                del self._again[one]
+        stuck = sum(times >= _TIMES_BEFORE_TOLD for times, _ in self._again.values())
+        metrics.STUCK.set(stuck)
+        self._under_way = len(self._again) - stuck
 
     async def _settled_before(self, conn: Connection) -> datetime:
         """Returns until when opens were committed that should be in the report by now: nothing older is on the way."""
@@ -151,7 +176,7 @@ class Reconciler:
             began = time.monotonic()
             stretch = _MINUTE if self._look <= timedelta(hours=6) else _HOUR
             try:
-                await self._compare_part(conn, part, stretch, settled)
+                await self._compare(conn, part, stretch, settled)
             except Exception:
                 # It may have been too much for one call.
                 self._look = max(self._look / 2, _HOUR)
@@ -163,37 +188,23 @@ class Reconciler:
             elif took > _LOOK_SECONDS:
                 self._look = max(self._look / 2, _HOUR)
 
-    async def _compare_part(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> None:
-        """Compares a part, and forgets of it what was published again and has arrived."""
-        self._found.clear()
-        self.missing += await self._compare(conn, part, stretch, settled)
-        # Asked for, because not all that lies in the part may have been old enough to be compared.
-        gone = [one for one in self._again if one not in self._found and part.start <= _opened_at(one) < part.end]
-        for at in range(0, len(gone), _IDS_AT_ONCE):
-            some = gone[at : at + _IDS_AT_ONCE]
-            for one in set(some).difference(await self._report.missing(some)):
-                del self._again[one]
-
-    async def _compare(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> int:
-        """Compares a part by digests; returns how many opens were missing."""
+    async def _compare(self, conn: Connection, part: Stretch, stretch: timedelta, settled: datetime) -> None:
+        """Compares a part by digests; raises _Full when more is missing than may be under way at once."""
         theirs = await self._report.digests(part.start, part.end, stretch)
         # After the report's: whatever came in between is then on record here and not the other way round.
         ours = await store.digests(conn, part.start, part.end, stretch)
-        found = 0
         for start in sorted(ours.keys() | theirs.keys()):
             here, there = ours.get(start, (0, 0)), theirs.get(start, (0, 0))
             if here == there:
                 continue
             inner = Stretch(max(start, part.start), min(start + stretch, part.end))
             if stretch > _MINUTE:
-                found += await self._compare(conn, inner, _MINUTE, settled)
+                await self._compare(conn, inner, _MINUTE, settled)
             else:
                 missing = await self._compare_ids(conn, inner, settled)
-                found += missing
                 if there[0] > here[0] - missing:
                     metrics.WITHOUT_RECORD.inc(there[0] - here[0] + missing)
                     _LOG.error("the report has opens that are not on record", start=inner.start, end=inner.end)
-        return found
 
     async def _compare_ids(self, conn: Connection, part: Stretch, settled: datetime) -> int:
         """Compares a part open by open and publishes again what is missing; returns how many were."""
@@ -202,7 +213,7 @@ class Reconciler:
             after = ids[-1]
             missing = await self._report.missing(ids)
             found += len(missing)
-            self._found.update(missing)
+            self.missing += len(missing)
             await self._publish_again(conn, missing)
         return found
 
@@ -211,28 +222,31 @@ class Reconciler:
         due = [one for one in missing if self._again.get(one, (0, now))[1] <= now]
         if stuck := sum(1 for one in missing if self._again.get(one, (0, now))[0] >= _TIMES_BEFORE_TOLD):
             _LOG.error("opens do not reach the report although they were published again", count=stuck)
-        if not due:
-            return
-        for pack in _packs(await store.opens_by_id(conn, due)):
-            batch_id, message = pack_of(pack)
-            # The opens themselves are there and stay as they are.
-            await store.insert_opens(conn, pack, UUID(batch_id), PACK_SUBJECT, PACK_TYPE, message)
-        for one in due:
-            times = self._again.get(one, (0, now))[0] + 1
-            self._again[one] = (times, now + _PAUSES[min(times, len(_PAUSES)) - 1])
-        metrics.PUBLISHED_AGAIN.inc(len(due))
-        _LOG.warning("opens were missing from the report and are published again", count=len(due))
-        self._wake()
+        sent = 0
+        try:
+            for pack in _packs(await store.opens_by_id(conn, due)):
+                new = sum(raw.open_id not in self._again for raw in pack)
+                if self._under_way + new > _MOST_UNDER_WAY or len(self._again) + new > _MOST_REMEMBERED:
+                    raise _Full
+                batch_id, message = pack_of(pack)
+                # A transaction of its own: what breaks later in this round takes nothing of it back.
+                async with self._database.transaction() as own:
+                    # The opens themselves are there and stay as they are.
+                    await store.insert_opens(own, pack, UUID(batch_id), PACK_SUBJECT, PACK_TYPE, message)
+                self._wake()
+                for raw in pack:
+                    times = self._again.get(raw.open_id, (0, now))[0] + 1
+                    self._again[raw.open_id] = (times, now + _PAUSES[min(times, len(_PAUSES)) - 1])
+                self._under_way += new
+                sent += len(pack)
+        finally:
+            if sent:
+                metrics.PUBLISHED_AGAIN.inc(sent)
+                _LOG.warning("opens were missing from the report and are published again", count=sent)
 
-    def _forget(self, now: datetime) -> None:
-        """Forgets opens that were published again long ago: they have arrived, or will be found once more."""
-        self._again = {one: entry for one, entry in self._again.items() if entry[1] > now - 2 * _PAUSES[-1]}
-        if len(self._again) > _MOST_REMEMBERED:
-            self._again.clear()
 
-
-def _opened_at(open_id: UUID) -> datetime:
-    return clock.from_milliseconds(millisecond_of(open_id))
+class _Full(Exception):
+    """As many opens are under way again as may be at once; the others wait until some of them have arrived."""
 
 
 def _floor(moment: datetime, step: timedelta) -> datetime:

@@ -12,11 +12,13 @@ import pytest
 from opennotice.enrichment.v1 import events_pb2
 from opennotice.reporting.v1 import reporting_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
+from prometheus_client import REGISTRY
 
 from services.chassis.bus import STREAMS, Bus
 from services.chassis.names import millisecond_of
 from services.chassis.outbox import Relay
 from services.chassis.postgres import Database as Pool
+from services.tracking import reconciler as reconciler_module
 from services.tracking.events import Report
 from services.tracking.reconciler import SETTLED_AFTER, Reconciler
 from services.tracking.recorder import together
@@ -137,6 +139,86 @@ async def test_what_was_published_again_waits_before_it_goes_once_more(
     await reconciler.round()
     assert reconciler.missing == 5
     assert len(await published_again(raw)) == 5
+
+
+async def test_what_breaks_later_in_a_round_takes_back_nothing_that_was_published_again(
+    reconciler: Reconciler, record: Record, raw: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = an_open(datetime.now(UTC) - timedelta(minutes=40))
+    await record(newest, *some_opens(5))
+
+    async def broken(*_: Any) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "next_open_at", broken)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await reconciler.round()
+    assert await published_again(raw) == [newest.open.open_id], "once, and it stays"
+    await reconciler.round()
+    assert len(await published_again(raw)) == 6
+
+
+async def test_what_could_not_be_put_in_the_outbox_is_tried_again_at_once(
+    reconciler: Reconciler, record: Record, raw: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await record(*some_opens(5))
+
+    async def broken(*_: Any) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "insert_opens", broken)
+        with pytest.raises(TimeoutError):
+            await reconciler.round()
+    assert reconciler.missing == 5
+    await reconciler.round()
+    assert len(await published_again(raw)) == 5
+
+
+async def test_when_very_much_is_missing_it_goes_again_bit_by_bit(
+    reconciler: Reconciler, record: Record, put_opens: PutOpens, raw: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "_MOST_UNDER_WAY", 600)
+    opens = [an_open(LONG_AGO + timedelta(milliseconds=number)) for number in range(1_201)]
+    await record(*opens)
+    sent = set[str]()
+    for count in (500, 500, 201):
+        assert await reconciler.round() == (count == 500), "more is left for later"
+        fresh = set(await published_again(raw)) - sent
+        assert len(fresh) == count
+        assert await reconciler.round() == (count == 500)
+        assert set(await published_again(raw)) == sent | fresh, "nothing goes while these are under way"
+        await put_opens(*(one for one in opens if one.open.open_id in fresh))
+        sent |= fresh
+    assert await reconciler.round() is False
+    assert reconciler.missing == 0
+    assert len(await published_again(raw)) == 1_201, "each once"
+
+
+async def test_what_stays_away_is_told_of_until_it_has_arrived(
+    reconciler: Reconciler, record: Record, put_opens: PutOpens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler_module, "_PAUSES", (timedelta(0),) * 3 + (timedelta(hours=1),))
+    opens = some_opens(5)
+    await record(*opens)
+    for _ in range(3):
+        await reconciler.round()
+        assert stuck() == 0
+    await reconciler.round()
+    assert stuck() == 5
+    await put_opens(*opens[1:])
+    await reconciler.round()
+    assert stuck() == 1
+    await put_opens(opens[0])
+    await reconciler.round()
+    assert (stuck(), reconciler.missing) == (0, 0)
+
+
+def stuck() -> float:
+    """Returns how many opens stay away, as the alarm sees it."""
+    return REGISTRY.get_sample_value("opennotice_stuck_opens") or 0.0
 
 
 async def test_what_still_waits_in_a_queue_is_not_missing(
