@@ -75,3 +75,14 @@ async def test_a_fresh_start_gives_it_time_although_the_last_one_is_old(arrivals
     clock.now = START + timedelta(seconds=91)
     await watch.look()
     assert watch.is_late
+
+
+async def test_a_clock_that_was_ahead_makes_it_deaf_only_until_the_next_one(arrivals: Arrivals, ingest: Pool) -> None:
+    clock = Clock()
+    clock.now = datetime.now(UTC)
+    watch = CanaryWatch(ingest, clock)
+    await arrive(arrivals, clock.now + timedelta(days=365))
+    await arrive(arrivals, clock.now + timedelta(seconds=1))
+    clock.now += timedelta(seconds=100)
+    await watch.look()
+    assert watch.is_late, "nothing came since the clock was put right"

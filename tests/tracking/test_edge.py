@@ -2,8 +2,10 @@
 
 import contextlib
 import socket
+import sqlite3
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -509,3 +511,17 @@ def test_no_token_or_address_reaches_the_log(court: Court, made: Made) -> None:
     text = court.tracking.log.read_text()
     assert made.external not in text
     assert "203.0.113.44" not in text
+
+
+def test_a_visitor_who_gets_an_error_though_the_link_works_is_counted(court: Court) -> None:
+    token, link = court.known_link()
+    court.tracking.end()
+    with contextlib.closing(sqlite3.connect(court.folder / "data" / "directory.sqlite")) as conn, conn:
+        portal = UUID(link.portal.partition("/")[2]).bytes
+        conn.execute("update portals set target_uri = 'damaged' where portal_id = ?", (portal,))
+    court.tracking.start()
+    answer = court.ask(f"/{token}")
+    assert (answer.status, answer.header("retry-after")) == (503, "2")
+    assert answer.open_id, "the visit is on record all the same"
+    assert court.tracking.metric('opennotice_failed_answers_total{status="503"}') == 1
+    assert court.tracking.metric('opennotice_failed_answers_total{status="500"}') == 0
