@@ -5,6 +5,8 @@ taking calls, lets those under way finish, stops the loops, closes what was open
 """
 
 import asyncio
+import contextlib
+import faulthandler
 import gc
 import signal
 import sys
@@ -46,6 +48,8 @@ _DRAIN_SECONDS = 8.0
 # Under load an answer makes hundreds of objects that go by themselves; with Python's own 700 it would be looked for
 # garbage after every few of them.
 _NEW_OBJECTS_UNTIL_GC = 10_000
+# Far above what a machine that is short of everything keeps a loop waiting.
+_HUNG_SECONDS = 60.0
 _BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 Loop = Callable[[], Awaitable[None]]
@@ -345,6 +349,20 @@ async def _said(fine: bool, otherwise: str) -> str | None:
     return None if fine else otherwise
 
 
+async def _end_when_hung() -> None:
+    """Ends the process, without more ado and with exit code 1, when its loop has not gone round for a minute.
+
+    Nobody waits for somebody to notice then: whoever started it starts it again, and standard error says in which line
+    each thread stood. It is a thread of the interpreter that looks, so that nothing of ours can keep it from that.
+    """
+    try:
+        while True:
+            faulthandler.dump_traceback_later(_HUNG_SECONDS, exit=True)
+            await asyncio.sleep(_HUNG_SECONDS / 12)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def answers(database: Database) -> Check:
     """Returns the check that a database answers."""
 
@@ -359,6 +377,12 @@ def run(name: str, settings: ServiceSettings, wire: Callable[[Process], Awaitabl
     log.set_up(name, settings.log_level)
 
     async def main() -> int:
-        return await Process(name, settings).run(wire)
+        watching = asyncio.create_task(_end_when_hung())
+        try:
+            return await Process(name, settings).run(wire)
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
 
     sys.exit(uvloop.run(main()))

@@ -1,6 +1,10 @@
 """A process starts before what it needs is there, says so, and goes on by itself when it comes."""
 
 import asyncio
+import json
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +16,7 @@ import psycopg
 from bundle.embedded import Nats
 from services.chassis.serve import Process, answers
 from services.chassis.settings import Address
+from tests.fix_bundle import ROOT
 from tests.fix_nats import running
 from tests.fix_postgres import Database, as_url
 from tests.fix_rpc import Keyring, free_address
@@ -95,3 +100,24 @@ async def test_a_schema_newer_than_the_program_ends_the_process(database: Databa
 
     async with asyncio.timeout(20):
         assert await process.run(wire) == 1
+
+
+def test_a_process_that_hangs_ends_and_says_where(keyring: Keyring) -> None:
+    settings = keyring.settings("link")
+    given = {"port": settings.probe_bind.port, "key": settings.identity_key, "trust": settings.identity_trust}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chassis.hanging"],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=ROOT,
+        check=False,
+    )
+    # It had worked for twice as long as it may hang, and nobody minded.
+    assert done.stdout == "hangs now\n"
+    assert done.returncode == 1
+    assert time.monotonic() - began < 40, "sooner than it would have gone on by itself"
+    assert "Timeout" in done.stderr
+    assert "hanging.py" in done.stderr, "the place is told"
