@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 
 from services.tracking.store import opens as store
 from services.tracking.store.opens import RawOpen
@@ -46,8 +47,9 @@ class Writer:
         self._url = database_url
         self._subject = subject
         self._message_type = message_type
-        self._conn: AsyncConnection[Any] | None = None
-        self._given_up: set[asyncio.Task[None]] = set()
+        self._conn: Connection | None = None
+        self._given_up: set[asyncio.Future[None]] = set()
+        self._is_closed = False
 
     async def insert(self, opens: Sequence[RawOpen], batch_id: str, pack: bytes, *, limit_seconds: float) -> None:
         """Returns when opens and pack are committed; raises Away or Refused."""
@@ -60,19 +62,22 @@ class Writer:
         # What hangs keeps its connection to itself; the next attempt begins without.
         conn, self._conn = self._conn, None
         work = asyncio.ensure_future(self._connect_and(conn, use))
-        # Not wait_for: it cancels and then waits for the end of the cancelling, and a frozen server answers neither.
-        await asyncio.wait({work}, timeout=limit_seconds)
+        try:
+            # Not wait_for: it cancels and then waits for the end of the cancelling, and a frozen server answers neither.
+            await asyncio.wait({work}, timeout=limit_seconds)
+        finally:
+            if not work.done():
+                self._give_up(work)
         if not work.done():
-            self._give_up(work)
             raise Away("time-out")
         try:
-            self._conn = work.result()
+            work.result()
         except _REFUSALS as error:
             raise Refused(_told(error)) from error
         except (psycopg.Error, OSError) as error:
             raise Away(_told(error)) from error
 
-    async def _connect_and(self, conn: Connection | None, use: Callable[[Connection], Awaitable[None]]) -> Connection:
+    async def _connect_and(self, conn: Connection | None, use: Callable[[Connection], Awaitable[None]]) -> None:
         if conn is None or conn.closed:
             conn = await AsyncConnection.connect(
                 self._url,
@@ -87,30 +92,44 @@ class Writer:
             )
         try:
             await use(conn)
+        except _REFUSALS:
+            await self._keep(conn)
+            raise
         except BaseException:
+            # After a fault of the server a new connection may find a better one.
             await conn.close()
             raise
-        return conn
+        # Also when nobody waits any more: to make a connection may take longer than a write may, and were it thrown away
+        # then, no write would ever find one.
+        await self._keep(conn)
 
-    def _give_up(self, work: "asyncio.Future[Connection]") -> None:
+    async def _keep(self, conn: Connection) -> None:
+        """Keeps a connection for the next write, unless there is one already or something is open in it."""
+        is_idle = conn.info.transaction_status is TransactionStatus.IDLE
+        if self._is_closed or self._conn is not None or not is_idle:
+            await conn.close()
+        else:
+            self._conn = conn
+
+    def _give_up(self, work: asyncio.Future[None]) -> None:
         """Leaves a hanging write to itself for a while: it may still succeed."""
+        end = asyncio.get_running_loop().call_later(_HANG_SECONDS, work.cancel)
 
-        async def see_off() -> None:
-            await asyncio.wait({work}, timeout=_HANG_SECONDS)
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work}, timeout=_HANG_SECONDS)
-            elif work.exception() is None:
-                await work.result().close()
+        def see_off(_work: asyncio.Future[None]) -> None:
+            end.cancel()
+            self._given_up.discard(work)
+            if not work.cancelled():
+                # Looked at, because asyncio tells of a fault that nobody has looked at.
+                work.exception()
 
-        task = asyncio.create_task(see_off())
-        self._given_up.add(task)
-        task.add_done_callback(self._given_up.discard)
+        self._given_up.add(work)
+        work.add_done_callback(see_off)
 
     async def close(self) -> None:
-        """Closes the connection."""
-        for task in self._given_up:
-            task.cancel()
+        """Closes the connection, and ends what was given up."""
+        self._is_closed = True
+        for work in self._given_up:
+            work.cancel()
         if self._conn is not None:
             await self._conn.close()
 
