@@ -63,7 +63,7 @@ class Writer:
         conn, self._conn = self._conn, None
         work = asyncio.ensure_future(self._connect_and(conn, use))
         try:
-            # Not wait_for: it cancels and then waits for the end of the cancelling, and a frozen server answers neither.
+            # Not wait_for: it cancels and then waits for the end of that, and a frozen server answers neither.
             await asyncio.wait({work}, timeout=limit_seconds)
         finally:
             if not work.done():
@@ -99,8 +99,8 @@ class Writer:
             # After a fault of the server a new connection may find a better one.
             await conn.close()
             raise
-        # Also when nobody waits any more: to make a connection may take longer than a write may, and were it thrown away
-        # then, no write would ever find one.
+        # Also when nobody waits any more: to make a connection may take longer than a write may, and were it thrown
+        # away then, no write would ever find one.
         await self._keep(conn)
 
     async def _keep(self, conn: Connection) -> None:

@@ -21,7 +21,7 @@ LIMIT_SECONDS = 0.3
 @pytest.fixture
 def gate(database: Database) -> Iterator[Gate]:
     """Gives the way to PostgreSQL."""
-    gate = Gate(int(conninfo_to_dict(database.admin_url)["port"]))
+    gate = Gate(int(str(conninfo_to_dict(database.admin_url)["port"])))
     yield gate
     gate.end()
 
