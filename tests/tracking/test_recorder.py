@@ -40,7 +40,7 @@ async def test_an_unexpected_fault_after_a_refusal_sends_the_opens_to_the_spool(
     opens = [an_open() for _ in range(3)]
     async with asyncio.timeout(5):
         assert await asyncio.gather(*(recorder.record(raw) for raw in opens)) == [True] * 3
-    assert [each.open_id for each in await spool.oldest(10)] == [raw.open_id for raw in opens]
+    assert [each.open_id for each in await spool.oldest(10)] == [raw.open_id.bytes for raw in opens]
     assert len(recorder._idle) == 1
     await recorder.close()
     await spool.close()
