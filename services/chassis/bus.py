@@ -23,7 +23,7 @@ from nats.protocol.parser import PERMISSIONS_ERR
 from prometheus_client import Counter, Gauge
 
 from services.chassis import log, postgres
-from services.chassis.dead_letters import DeadLetters
+from services.chassis.dead_letters import DeadLetters, InDoubt
 from services.chassis.errors import Unavailable
 
 _LOG = log.get(__name__)
@@ -32,6 +32,7 @@ _LOSSES = Counter("opennotice_nats_losses_total", "Times that a stream was found
 
 EventMessage = Message
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 # Longer than any retry of a publisher takes; the ids live in the server's memory.
 _DUPLICATE_WINDOW_SECONDS = 600.0
@@ -55,6 +56,8 @@ _REFUSAL_SECONDS = 60.0
 _GATHER_SECONDS = 0.1
 _MOST_AT_ONCE = 16
 _LINGER_SECONDS = 5.0
+# How long a process that is told to stop waits for a store that may be away.
+_STOP_SECONDS = 5.0
 
 
 def subject_for(message: Any) -> str:
@@ -365,12 +368,16 @@ class Consumer(Generic[M]):
 
     async def run(self) -> None:
         """Reads for ever. Raises when NATS is away; the frame starts it again after a pause."""
+        await self._release_rest()
         await self._bus.connected()
         await self._declare()
         reader = await self._bus.js.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
         try:
             while True:
-                if messages := await _gather(reader):
+                messages = await _gather(reader)
+                # Also when nothing came: what was given back may come to another reader, who must not find it held.
+                await self._release_rest()
+                if messages:
                     await self._take(messages)
                 elif not self._bus.is_connected:
                     raise Unavailable("BUS_AWAY", "NATS does not answer now")
@@ -409,7 +416,6 @@ class Consumer(Generic[M]):
 
     async def _take(self, messages: list[Msg]) -> None:
         """Takes in what came for the first time together, and what was left without an answer one by one."""
-        await self._release_rest()
         self._look_for_gaps(messages)
         first: list[Msg] = []
         left: list[Msg] = []
@@ -441,17 +447,29 @@ class Consumer(Generic[M]):
 
     async def _take_alone(self, message: Msg) -> None:
         """Takes in one event that may end the process, and keeps it first, so that it does so no third time."""
-        try:
-            number = await self._dead_letters.hold(
+        holding = asyncio.ensure_future(
+            self._dead_letters.hold(
                 consumer=self._durable,
                 subject=message.subject,
                 message_type=_type_said(message),
                 payload=message.data,
                 attempts=message.metadata.num_delivered - 1,
             )
+        )
+        # None of what is not read here is noted as given back: whoever gets it next has to ask again.
+        try:
+            number = await _to_its_end(holding)
+        except InDoubt as doubt:
+            await message.nak(delay=doubt.seconds)
+            return
+        except asyncio.CancelledError:
+            # Told to stop in the middle of it: the letter may be there, and is about an event that nobody has read.
+            if number := _result(holding):
+                await _to_its_end(asyncio.ensure_future(self._release(number, taken=False)))
+            raise
         except Exception as error:
             _LOG.warning("reading waits", consumer=self._durable, error=type(error).__name__)
-            await self._give_back(message, _RETRY_SECONDS[0])
+            await message.nak(delay=_RETRY_SECONDS[0])
             await asyncio.sleep(_RETRY_SECONDS[0])
             return
         if number is None:
@@ -462,9 +480,10 @@ class Consumer(Generic[M]):
             self._unreleased[number] = await self._take_together([message])
         finally:
             # Also when the process is told to stop: only one that is killed must leave it behind.
-            await asyncio.shield(self._release(number, taken=self._unreleased[number]))
+            await _to_its_end(asyncio.ensure_future(self._release(number, taken=self._unreleased[number])))
 
     async def _release(self, number: int, *, taken: bool) -> None:
+        self._unreleased[number] = taken
         try:
             await self._dead_letters.release(number, taken=taken)
         except Exception as error:
@@ -476,6 +495,9 @@ class Consumer(Generic[M]):
         """Releases what could not be released because the store was away."""
         for number, taken in list(self._unreleased.items()):
             await self._release(number, taken=taken)
+            if number in self._unreleased:
+                # Away still; what was read meanwhile must not wait for each.
+                return
 
     async def _give_back(self, message: Msg, seconds: float) -> None:
         """Has an event delivered again later."""
@@ -497,7 +519,9 @@ class Consumer(Generic[M]):
         try:
             await self._handle([received for _, received in readable])
         except Exception as error:
-            if is_passing(error):
+            # Too much at once would be so for ever: the same events come again together.
+            too_much = postgres.took_too_long(error) and len(readable) > 1
+            if is_passing(error) and not too_much:
                 _LOG.warning("reading waits", consumer=self._durable, error=type(error).__name__)
                 await asyncio.gather(*(self._give_back(message, _RETRY_SECONDS[0]) for message, _ in readable))
                 await asyncio.sleep(_RETRY_SECONDS[0])
@@ -543,6 +567,33 @@ class Consumer(Generic[M]):
 
 def _type_said(message: Msg) -> str:
     return (message.headers or {}).get("Opennotice-Type", "")[:200]
+
+
+async def _to_its_end(work: asyncio.Future[T]) -> T:
+    """Waits for a short piece of work also when told to stop meanwhile, and only then stops.
+
+    More than a shield, which waits no longer: the frame says it again and again, and then closes the store.
+    """
+    told: asyncio.CancelledError | None = None
+    left: float | None = None
+    ends = 0.0
+    while not work.done():
+        if told and (left := ends - time.monotonic()) <= 0:
+            work.cancel()
+            break
+        try:
+            await asyncio.wait({work}, timeout=left)
+        except asyncio.CancelledError as stop:
+            ends = ends or time.monotonic() + _STOP_SECONDS
+            told = stop
+    if told:
+        raise told
+    return work.result()
+
+
+def _result(work: asyncio.Future[T]) -> T | None:
+    """Returns what came of a piece of work, if anything did."""
+    return None if not work.done() or work.cancelled() or work.exception() else work.result()
 
 
 async def _gather(reader: Any) -> list[Msg]:

@@ -54,6 +54,11 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING) and not isinstance(error, psycopg.errors.ProgramLimitExceeded)
 
 
+def took_too_long(error: BaseException) -> bool:
+    """Whether a statement reached its limit of time: less at once may be done within it."""
+    return isinstance(error, psycopg.errors.QueryCanceled)
+
+
 class Database:
     """A pool of connections as one role."""
 

@@ -167,6 +167,27 @@ async def test_absence_of_the_store_never_makes_a_dead_letter(
     task.cancel()
 
 
+async def test_what_takes_too_long_together_is_taken_in_one_by_one(bus: Bus, pool: Pool) -> None:
+    """Given back it would come again together, for ever."""
+    seen: list[str] = []
+    sizes: list[int] = []
+
+    async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
+        sizes.append(len(batch))
+        async with pool.transaction() as conn:
+            await conn.execute("set local statement_timeout = '500ms'")
+            await conn.execute("select pg_sleep(%s)", (0.3 * len(batch),))
+        seen.extend(received.message.agency.display_name for received in batch)
+
+    for name in ("a", "b", "c"):
+        await bus.publish(agency_changed(name), str(new_id()))
+    task = asyncio.create_task(consumer(bus, pool, handle).run())
+    await until(lambda: seen == ["a", "b", "c"])
+    await until(lambda: _nothing_waits(bus))
+    assert sizes == [3, 1, 1, 1]
+    task.cancel()
+
+
 async def test_a_deleted_stream_is_made_again_and_filled_from_the_outbox(bus: Bus, pool: Pool) -> None:
     relay = Relay(pool, bus, "frame", keep=timedelta(days=1))
     task = asyncio.create_task(kept(relay))

@@ -13,7 +13,7 @@ from opennotice.enrichment.v1 import events_pb2
 from opennotice.reporting.v1 import reporting_pb2
 
 from services.chassis.bus import Bus, Consumer, Received
-from services.chassis.dead_letters import DeadLetters
+from services.chassis.dead_letters import DeadLetters, InDoubt
 from services.chassis.postgres import Database as Pool
 from services.reporting.arrivals.events import CONSUMER, Announcer, Arrivals, read_open
 from tests.cast import CHARLIE, DANA, OTHER_COURT
@@ -136,11 +136,17 @@ async def test_two_readers_that_hold_the_same_pack_and_answer_late_leave_one_row
     assert rows(database, "select * from reporting.dead_letters") == []
 
 
-async def test_the_service_itself_may_hold_and_release_what_it_reads_again(ingest: Pool, database: Database) -> None:
+async def test_the_service_itself_may_hold_and_release_what_it_reads_again(
+    ingest: Pool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     letters = DeadLetters(ingest, "reporting")
     event: dict[str, Any] = {"consumer": CONSUMER, "subject": "s", "message_type": "t", "payload": b"p", "attempts": 1}
     number = await letters.hold(**event)
     assert number is not None
+    for _ in range(2):
+        with pytest.raises(InDoubt):
+            await letters.hold(**event)
+    monkeypatch.setattr("services.chassis.dead_letters._DOUBT_SECONDS", 0)
     assert await letters.hold(**event) is None
     assert rows(database, "select id from reporting.dead_letters") == [(number,)]
     await letters.release(number, taken=True)
