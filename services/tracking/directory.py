@@ -57,6 +57,7 @@ class Directory:
         self._pages_unsaved: dict[UUID, PortalWithPages] = {}
         self._unsaved: OrderedDict[bytes, Found] = OrderedDict()
         self._reading: dict[bytes, asyncio.Future[Found | None]] = {}
+        self._reading_pages: dict[tuple[UUID, int, str], asyncio.Future[Page | None]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="directory-write")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="directory-read")
         self._write_conn: sqlite3.Connection | None = None
@@ -144,7 +145,7 @@ class Directory:
         return self._portals.get(portal_id)
 
     async def page(self, portal: Portal, slug: str) -> Page | None:
-        """Returns a page of a portal with its text."""
+        """Returns a page of a portal with its text. A disk that fails has none: the open must not wait for it."""
         key = (portal.portal_id, slug)
         kept = self._pages.get(key)
         if kept is not None and kept[0] == portal.revision:
@@ -152,9 +153,21 @@ class Directory:
             return kept[1]
         if unsaved := self._pages_unsaved.get(portal.portal_id):
             return next((page for page in unsaved.pages if page.slug == slug), None)
+        wanted = (portal.portal_id, portal.revision, slug)
+        reading = self._reading_pages.get(wanted)
+        if reading is None:
+            reading = asyncio.ensure_future(self._read_page(portal, slug))
+            self._reading_pages[wanted] = reading
+            reading.add_done_callback(lambda _: self._reading_pages.pop(wanted, None))
+        try:
+            return await asyncio.wait_for(asyncio.shield(reading), _READ_SECONDS)
+        except TimeoutError:
+            return None
+
+    async def _read_page(self, portal: Portal, slug: str) -> Page | None:
         page = await self._in_reader(lambda conn: store.find_page(conn, portal.portal_id, slug))
         if page is not None:
-            self._pages[key] = (portal.revision, page)
+            self._pages[(portal.portal_id, slug)] = (portal.revision, page)
             if len(self._pages) > _PAGES_IN_MEMORY:
                 self._pages.popitem(last=False)
         return page

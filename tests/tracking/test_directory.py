@@ -186,6 +186,30 @@ async def test_a_disk_that_hangs_delays_no_revocation(directory: Directory, monk
     go.set()
 
 
+async def test_a_disk_that_hangs_keeps_nobody_waiting_for_a_page(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await directory.apply(Changes(portals=[WITH_PAGES]))
+    go, find, reads = threading.Event(), store.find_page, 0
+
+    def hang(*given: Any) -> Page | None:
+        nonlocal reads
+        reads += 1
+        go.wait(10)
+        return find(*given)
+
+    monkeypatch.setattr(store, "find_page", hang)
+    async with asyncio.timeout(2):
+        # Visitors of one page wait for one reading, those who gave up included: else they would fill the queue.
+        assert await asyncio.gather(*(directory.page(PORTAL, "payment") for _ in range(20))) == [None] * 20
+        assert await directory.page(PORTAL, "payment") is None
+    go.set()
+    async with asyncio.timeout(5):
+        while await directory.page(PORTAL, "payment") != WITH_PAGES.pages[1]:
+            await asyncio.sleep(0.01)
+    assert reads == 1
+
+
 def changed(number: int, revision: int) -> Msg:
     """Makes the event that ends a link."""
     link = link_pb2.Link(name=f"links/{UUID(int=number)}", portal=f"portals/{PORTAL.portal_id}")
