@@ -119,8 +119,8 @@ class DeadLetters:
             if not (await conn.execute(forget.format(self._table), (number, letter))).rowcount:
                 # Released or decided about in this moment.
                 raise InDoubt
-            # Under the same number: whoever held it may only have hung, and releases it yet. That it came in doubt is no
-            # attempt, because it was not read then.
+            # Under the same number: whoever held it may only have hung, and releases it yet. That it came in doubt is
+            # no attempt, because it was not read then.
             said = (_IN_DOUBT, attempts) if letter == _IN_HAND else (_QUARANTINED, attempts_then)
             await conn.execute(_INSERT_AS.format(self._table), (number, *values, *said))
         if letter == _IN_HAND:
