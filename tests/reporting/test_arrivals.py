@@ -1,7 +1,8 @@
 """Opens come in by NATS: each once, whatever comes again, the bad ones aside, and searchable at once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from opennotice.reporting.v1 import reporting_pb2
 from services.chassis.bus import Bus, Consumer, Received
 from services.chassis.dead_letters import DeadLetters, InDoubt
 from services.chassis.postgres import Database as Pool
-from services.reporting.arrivals.events import CONSUMER, Announcer, Arrivals, read_open
+from services.reporting.arrivals.events import ARRIVED_SUBJECT, CONSUMER, Announcer, Arrivals, read_open
 from tests.cast import CHARLIE, DANA, OTHER_COURT
 from tests.fix_postgres import Database
 from tests.reporting.conftest import PutOpens, Reporting
@@ -374,6 +375,63 @@ async def test_an_open_that_the_database_refuses_keeps_no_other_away(
     ((payload, error),) = rows(database, "select payload, error from reporting.dead_letters")
     assert events_pb2.OpenEnriched.FromString(payload) == misfit
     assert "does not fit" in error
+
+
+@pytest.fixture
+async def heard(bus: Bus) -> AsyncIterator[Callable[[], Awaitable[list[UUID]]]]:
+    """Gives what the watchers have been told since it was asked before."""
+    subscription = await bus.client.subscribe(ARRIVED_SUBJECT)
+    await bus.client.flush()
+
+    async def told() -> list[UUID]:
+        await bus.client.flush()
+        waiting = [await subscription.next_msg(1) for _ in range(subscription.pending_msgs)]
+        return [UUID(one) for message in waiting for one in json.loads(message.data)["opens"]]
+
+    yield told
+    await subscription.unsubscribe()
+
+
+async def test_watchers_are_told_of_the_good_opens_when_a_bad_one_cannot_be_kept(
+    arrivals: Arrivals, database: Database, heard: Callable[[], Awaitable[list[UUID]]]
+) -> None:
+    """When the pack comes again they are not new any more."""
+    pack = a_pack([an_open(number=1), an_open(number=2, open_kind=98), an_open(number=3, open_kind=99)])
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        admin.execute("alter table reporting.dead_letters add constraint refusing check (error not like '%99%')")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await arrivals.take(received(pack))
+        assert await heard() == [id_at(NOON, 1)]
+        # None, or those before it would be kept again with each try.
+        assert rows(database, "select 1 from reporting.dead_letters") == []
+        admin.execute("alter table reporting.dead_letters drop constraint refusing")
+    await arrivals.take(received(pack))
+    assert await heard() == []
+    assert rows(database, "select count(*) from reporting.opens") == [(1,)]
+    assert rows(database, "select count(*) from reporting.dead_letters") == [(2,)]
+
+
+async def test_watchers_are_told_of_what_was_stored_before_the_store_went_away(
+    arrivals: Arrivals, database: Database, refuse: Callable[[str], None], heard: Callable[[], Awaitable[list[UUID]]]
+) -> None:
+    refuse(f"new.open_id = '{id_at(NOON, 2)}'")
+    with psycopg.connect(database.admin_url, autocommit=True) as admin:
+        admin.execute(
+            "create function reporting.fill() returns trigger language plpgsql as"
+            " $$ begin raise exception 'no space left on device' using errcode = 'disk_full'; end $$"
+        )
+        admin.execute(
+            "create trigger fill before insert on reporting.opens for each row"
+            f" when (new.open_id = '{id_at(NOON, 3)}') execute function reporting.fill()".encode()
+        )
+        pack = a_pack([an_open(number=number) for number in range(1, 5)])
+        with pytest.raises(psycopg.errors.DiskFull):
+            await arrivals.take(received(pack))
+        assert await heard() == [id_at(NOON, 1)]
+        admin.execute("drop function reporting.fill cascade")
+    await arrivals.take(received(pack))
+    assert await heard() == [id_at(NOON, 3), id_at(NOON, 4)]
+    assert rows(database, "select count(*) from reporting.dead_letters") == [(1,)]
 
 
 async def test_a_pack_whose_every_open_is_refused_is_tried_again_as_it_is(

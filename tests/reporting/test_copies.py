@@ -228,6 +228,22 @@ async def test_a_refused_entry_that_comes_alone_is_tried_again_by_the_frame_but_
     assert revision(database, "people") == 2
 
 
+async def test_an_export_goes_no_further_than_what_it_left_out_is_kept(database: Database, ingest: Pool) -> None:
+    """What lies before the mark is never exported again."""
+    good, bad = entry(1, client=a_client(new_id(), "Good")), entry(2, client=a_client(new_id(), "a\0b"))
+    copies = Copies(ingest, export_of([good, bad]), DeadLetters(ingest, "reporting"))
+    with psycopg.connect(database.admin_url, autocommit=True) as conn:
+        conn.execute("revoke insert on reporting.dead_letters from reporting_ingest")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await copies.catch_up("people")
+        assert revision(database, "people") == 0
+        conn.execute("grant insert on reporting.dead_letters to reporting_ingest")
+    await copies.catch_up("people")
+    assert revision(database, "people") == 2
+    ((payload,),) = rows(database, "select payload from reporting.dead_letters")
+    assert link_pb2.DirectoryEntry.FromString(payload) == bad
+
+
 async def test_names_come_from_link_as_they_are_changed(link: Any, reporting: Reporting, put_opens: PutOpens) -> None:
     dana = reporting.as_(DANA)
     made = await link.CreateClient(

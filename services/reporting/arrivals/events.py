@@ -21,7 +21,7 @@ from services.chassis.clock import checked
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, Unavailable
 from services.chassis.names import millisecond_of, parse_uuid
-from services.chassis.postgres import Database
+from services.chassis.postgres import Connection, Database
 from services.reporting.arrivals import store
 from services.reporting.opens import key_of, read_address
 
@@ -166,13 +166,11 @@ class Arrivals:
     async def _replay(self, payload: bytes) -> None:
         """Takes in an open that had been set aside alone; raises when it still cannot be."""
         found = read_open(events_pb2.OpenEnriched.FromString(payload))
-        new, again = await self._store([found], None)
-        if again:
+        if await self._store([found], None):
             raise _Contradiction
-        await self._announcer.announce({one.agency_id: [one.open_id] for one in new})
 
     async def take(self, received: Sequence[Received[events_pb2.OpensEnriched]]) -> None:
-        """Stores every open of some packs, commits, then tells the watchers; a bad open is kept aside alone."""
+        """Stores every open of some packs, commits and tells the watchers; then a bad open is kept aside alone."""
         refused: list[tuple[events_pb2.OpenEnriched, Exception]] = []
         opens: list[store.NewOpen] = []
         for item in (item for one in received for item in one.message.opens):
@@ -184,24 +182,25 @@ class Arrivals:
         canaries = [clock.from_proto(one.canary_time) for one in messages if one.HasField("canary_time")]
         canary = max(canaries, default=None)
         try:
-            new, again = await self._store(opens, canary)
+            again = await self._store(opens, canary)
         except Exception as error:
             # Several packs are tried one by one by the frame; only then is it known whose fault it was.
             if is_passing(error) or len(received) > 1 or len(opens) < 2:
                 raise
-            new, again, misfits = await self._store_each(opens, canary)
+            again, misfits = await self._store_each(opens, canary)
             refused += misfits
-        for item, fault in [*refused, *((_parsed(one.record), _Contradiction()) for one in again)]:
-            await self._keep(item, fault)
-        keys_of: dict[UUID, list[UUID]] = defaultdict(list)
-        for one in new:
-            keys_of[one.agency_id].append(one.open_id)
-        await self._announcer.announce(keys_of)
+        refused += [(_parsed(one.record), _Contradiction()) for one in again]
+        if refused:
+            # All or none: the packs come again when one cannot be kept, and the others would be kept twice.
+            async with self._database.transaction() as conn:
+                for item, fault in refused:
+                    await self._keep(conn, item, fault)
 
-    async def _store(
-        self, opens: Sequence[store.NewOpen], canary: datetime | None
-    ) -> tuple[list[store.NewOpen], list[store.NewOpen]]:
-        """Returns the opens that were new, and those that say something else about an open that was known before."""
+    async def _store(self, opens: Sequence[store.NewOpen], canary: datetime | None) -> list[store.NewOpen]:
+        """Commits opens, tells the watchers, and returns those that say something else about one that was known before.
+
+        Told at once: if anything fails after the commit the opens come again, but are not new then.
+        """
         first: dict[UUID, store.NewOpen] = {}
         for one in opens:
             first.setdefault(one.open_id, one)
@@ -224,33 +223,34 @@ class Arrivals:
                 )
                 if newer:
                     await store.replace_explanations(conn, newer)
-        return [one for one in first.values() if one.open_id in inserted], contradictions
+        new_of: dict[UUID, list[UUID]] = defaultdict(list)
+        for one in first.values():
+            if one.open_id in inserted:
+                new_of[one.agency_id].append(one.open_id)
+        await self._announcer.announce(new_of)
+        return contradictions
 
     async def _store_each(
         self, opens: Sequence[store.NewOpen], canary: datetime | None
-    ) -> tuple[list[store.NewOpen], list[store.NewOpen], list[tuple[events_pb2.OpenEnriched, Exception]]]:
+    ) -> tuple[list[store.NewOpen], list[tuple[events_pb2.OpenEnriched, Exception]]]:
         """Stores opens one by one, so that one that the database refuses keeps no other away; returns those too.
 
         Raises when it refuses all of them: then it is hardly the opens' fault, and the pack is tried again.
         """
-        new: list[store.NewOpen] = []
         again: list[store.NewOpen] = []
         misfits: list[tuple[events_pb2.OpenEnriched, Exception]] = []
         for one in opens:
             try:
-                inserted, contradicting = await self._store([one], canary)
+                again += await self._store([one], canary)
             except Exception as error:
                 if is_passing(error):
                     raise
                 misfits.append((_parsed(one.record), error))
-            else:
-                new += inserted
-                again += contradicting
         if len(misfits) == len(opens):
             raise misfits[0][1]
-        return new, again, misfits
+        return again, misfits
 
-    async def _keep(self, item: Message, error: Exception) -> None:
+    async def _keep(self, conn: Connection, item: Message, error: Exception) -> None:
         await self._dead_letters.keep(
             consumer=CONSUMER,
             subject="",
@@ -258,6 +258,7 @@ class Arrivals:
             payload=item.SerializeToString(),
             error=error,
             attempts=1,
+            conn=conn,
         )
 
 

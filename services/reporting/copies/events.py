@@ -187,11 +187,12 @@ class Copies:
             at = _without_hole(max(before, known_up_to), (entry.revision for entry in entries))
             if at > before:
                 await store.advance_feed(conn, feed, at)
-        for entry, fault in refused:
-            await self._keep(feed, entry, fault)
+            # With the mark: nobody exports again what lies before it.
+            for entry, fault in refused:
+                await self._keep(conn, feed, entry, fault)
         return at
 
-    async def _keep(self, feed: str, entry: link_pb2.DirectoryEntry, error: Exception) -> None:
+    async def _keep(self, conn: Connection, feed: str, entry: link_pb2.DirectoryEntry, error: Exception) -> None:
         await self._dead_letters.keep(
             consumer=CONSUMERS[feed],
             subject="",
@@ -199,6 +200,7 @@ class Copies:
             payload=entry.SerializeToString(),
             error=error,
             attempts=1,
+            conn=conn,
         )
 
     async def repair(self, feed: str) -> None:
