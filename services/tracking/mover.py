@@ -42,6 +42,7 @@ class Mover:
         self._spool = recorder.spool
         self._writer = writer
         self._dead_letters = dead_letters
+        self._is_spool_readable = True
         dead_letters.on_replay(_CONSUMER, PACK_TYPE, self._replay)
         dead_letters.on_replay(_CONSUMER, _DAMAGED_TYPE, self._refuse_damaged)
 
@@ -105,10 +106,15 @@ class Mover:
         if self._spool.size == 0 and self._spool.fault is None:
             return []
         try:
-            return await self._spool.oldest(OPENS_IN_A_PACK, refused=refused)
+            found = await self._spool.oldest(OPENS_IN_A_PACK, refused=refused)
         except SpoolAway as error:
-            _LOG.warning("the spool cannot be read for now", error=str(error))
+            # Once: at such a time the log may be the last place for opens, and it forgets the oldest lines.
+            if self._is_spool_readable:
+                _LOG.warning("the spool cannot be read for now", error=str(error))
+            self._is_spool_readable = False
             return []
+        self._is_spool_readable = True
+        return found
 
     async def _insert(self, waiting: Sequence[SpooledOpen]) -> None:
         opens, taken = [], []

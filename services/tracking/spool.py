@@ -33,9 +33,11 @@ APPEND_SECONDS = 1.5
 _WAITING_AT_MOST = 5_000
 # Opens of a damaged spool come back only while fewer wait here: else a large one would take its room on the disk twice.
 _BRING_BACK_BELOW = 5_000
-# Between two pieces of a damaged spool, and after a fault of the disk: visitors come first.
+# Between two pieces of a damaged spool, while the fresh one takes no more, while the damaged one cannot be opened: visitors
+# come first.
 _BETWEEN_PIECES_SECONDS = 0.01
 _BRING_BACK_AGAIN_SECONDS = 2.0
+_OPEN_AGAIN_SECONDS = 30.0
 # Lies beside a damaged spool of which every page was read; else each start would bring the same opens back once more.
 _WAS_READ = ".read"
 _PARTS = ("-wal", "-shm", _WAS_READ)
@@ -236,7 +238,7 @@ class Spool:
                     if damaged.exists():
                         _LOG.warning("a damaged spool cannot be opened for now", error=str(error))
                         self._damaged.append(damaged)
-                        await asyncio.sleep(_BRING_BACK_AGAIN_SECONDS)
+                        await asyncio.sleep(_OPEN_AGAIN_SECONDS)
         finally:
             self._bringing_back = None
             reader.shutdown(wait=False)
