@@ -33,8 +33,8 @@ APPEND_SECONDS = 1.5
 _WAITING_AT_MOST = 5_000
 # Opens of a damaged spool come back only while fewer wait here: else a large one would take its room on the disk twice.
 _BRING_BACK_BELOW = 5_000
-# Between two pieces of a damaged spool, while the fresh one takes no more, while the damaged one cannot be opened: visitors
-# come first.
+# Between two pieces of a damaged spool, while the fresh one takes no more, while the damaged one cannot be opened:
+# visitors come first.
 _BETWEEN_PIECES_SECONDS = 0.01
 _BRING_BACK_AGAIN_SECONDS = 2.0
 _OPEN_AGAIN_SECONDS = 30.0
