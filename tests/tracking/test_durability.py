@@ -295,6 +295,36 @@ def test_when_the_spool_fails_too_the_visitor_is_served_and_the_log_has_the_open
     assert "cannot be read" in fault
 
 
+def test_a_spool_damaged_while_postgresql_is_away_gives_back_what_can_be_read_of_it(court: Court) -> None:
+    token, _ = court.known_link()
+    court.gates["postgres"].shut()
+    before = ids(ask_many(court, f"/{token}", 100))
+    court.tracking.end()
+    spool = court.folder / "data" / "spool.sqlite"
+    with spool.open("r+b") as file:
+        # One page of about fifteen, behind those that are read when it is opened.
+        file.seek(6 * 4096)
+        file.write(bytes(4096))
+    court.tracking.start()
+    after = ids(ask_many(court, f"/{token}", 20))
+    try:
+        wait_for(lambda: court.tracking.metric("opennotice_spool_put_aside_files") == 1)
+        # Killed half way or not, the rest comes.
+        court.tracking.end(signal.SIGKILL)
+        court.tracking.start()
+        court.gates["postgres"].open()
+        wait_for(lambda: stored(court, after) == dict.fromkeys(after, 1), 30)
+        event = "a part of a damaged spool cannot be read"
+        told = wait_for(lambda: [line for line in log_lines(court.tracking) if line["event"] == event], 30)
+        wait_for(lambda: len(stored(court, before)) == told[-1]["opens_brought_back"], 30)
+        assert 80 <= len(stored(court, before)) < 100
+        assert set(stored(court, before).values()) == {1}
+        assert court.tracking.metric("opennotice_spool_put_aside_files") == 1
+    finally:
+        for path in spool.parent.glob("spool.sqlite.broken-*"):
+            path.unlink()
+
+
 def recovered(court: Court, log: str) -> tuple[int, str, str]:
     """Has the opens of a log put on record; returns exit code and what was said."""
     done = subprocess.run(
