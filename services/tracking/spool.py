@@ -186,7 +186,8 @@ class Spool:
             if not store.is_damage(error):
                 raise
             fault = str(error)
-        # Not inside "except": the error holds statements of the old connection, and the file must be closed by now.
+        # Not inside "except", where the error may hold on to the old connection: a file is put aside when it is closed,
+        # with what its log held.
         self._put_aside(fault)
         # A fresh file that is damaged too is not put aside at once: the next use would meet the same disk.
         return self._use_file(use)

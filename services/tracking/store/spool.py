@@ -71,7 +71,7 @@ def open_spool(path: Path) -> sqlite3.Connection:
     try:
         conn.executescript(f"begin immediate; {_SPOOL_SCHEMA} commit;")
     except BaseException:
-        # At once: one that is closed after its file was put aside takes the log of the next file away.
+        # At once: what lies in the log is moved into the file only as long as that has its name.
         conn.close()
         raise
     return conn
