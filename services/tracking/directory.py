@@ -10,11 +10,11 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from services.chassis import log
@@ -24,6 +24,7 @@ from services.tracking.store.directory import FeedState, PortalWithPages
 
 _LOG = log.get(__name__)
 T = TypeVar("T")
+K = TypeVar("K")
 
 Found = Link | Redirect
 
@@ -122,15 +123,7 @@ class Directory:
         """Returns what the copy has, from memory or disk. A disk that fails has nothing."""
         if found := self.known(token_hash) or self._unsaved.get(token_hash):
             return found
-        reading = self._reading.get(token_hash)
-        if reading is None:
-            reading = asyncio.ensure_future(self._read(token_hash))
-            self._reading[token_hash] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(token_hash, None))
-        try:
-            return await asyncio.wait_for(asyncio.shield(reading), _READ_SECONDS)
-        except TimeoutError:
-            return None
+        return await _in_time(self._reading, token_hash, lambda: self._read(token_hash))
 
     async def _read(self, token_hash: bytes) -> Found | None:
         def look(conn: sqlite3.Connection) -> Found | None:
@@ -154,15 +147,7 @@ class Directory:
         if unsaved := self._pages_unsaved.get(portal.portal_id):
             return next((page for page in unsaved.pages if page.slug == slug), None)
         wanted = (portal.portal_id, portal.revision, slug)
-        reading = self._reading_pages.get(wanted)
-        if reading is None:
-            reading = asyncio.ensure_future(self._read_page(portal, slug))
-            self._reading_pages[wanted] = reading
-            reading.add_done_callback(lambda _: self._reading_pages.pop(wanted, None))
-        try:
-            return await asyncio.wait_for(asyncio.shield(reading), _READ_SECONDS)
-        except TimeoutError:
-            return None
+        return await _in_time(self._reading_pages, wanted, lambda: self._read_page(portal, slug))
 
     async def _read_page(self, portal: Portal, slug: str) -> Page | None:
         page = await self._in_reader(lambda conn: store.find_page(conn, portal.portal_id, slug))
@@ -262,3 +247,17 @@ class Directory:
                 self._unsaved[each.token_hash] = each
         while len(self._unsaved) > _UNSAVED_AT_MOST:
             self._unsaved.popitem(last=False)
+
+
+async def _in_time(
+    under_way: dict[K, asyncio.Future[T | None]], key: K, read: Callable[[], Coroutine[Any, Any, T | None]]
+) -> T | None:
+    """Waits for a reading as long as a visitor may, then has nothing. All who ask for the same at a time share one."""
+    reading = under_way.get(key)
+    if reading is None:
+        reading = under_way[key] = asyncio.ensure_future(read())
+        reading.add_done_callback(lambda _: under_way.pop(key, None))
+    try:
+        return await asyncio.wait_for(asyncio.shield(reading), _READ_SECONDS)
+    except TimeoutError:
+        return None
