@@ -8,7 +8,8 @@ from services.auth import store
 from services.auth.action import Action, is_verb, storable
 from services.auth.agency import Agency
 from services.chassis import clock, outbox
-from services.chassis.bus import Bus, Consumer, Received
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults
 from services.chassis.names import format_name, new_id, parse_uuid

@@ -12,7 +12,8 @@ from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 from prometheus_client import Counter, Gauge
 
 from services.chassis import clock, log
-from services.chassis.bus import Bus, Consumer, Received, subject_for
+from services.chassis.bus import Bus, subject_for
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, InvalidArgument
 from services.chassis.names import new_id, parse_name, parse_uuid

@@ -6,7 +6,7 @@ from opennotice.auth.v1 import auth_pb2_grpc
 from opennotice.auth.v1 import events_pb2 as auth_events_pb2
 from opennotice.link.v1 import link_pb2, link_pb2_grpc
 
-from services.chassis.bus import Consumer
+from services.chassis.consumer import Consumer
 from services.chassis.outbox import Relay
 from services.chassis.paging import Pages
 from services.chassis.serve import Process, answers, run

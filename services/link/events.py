@@ -11,7 +11,7 @@ from opennotice.auth.v1 import events_pb2 as auth_events_pb2
 from opennotice.link.v1 import events_pb2, link_pb2
 
 from services.chassis import clock, outbox
-from services.chassis.bus import Received
+from services.chassis.consumer import Received
 from services.chassis.errors import from_rpc_error
 from services.chassis.identity import Caller
 from services.chassis.names import new_id, parse_name

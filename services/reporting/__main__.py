@@ -9,7 +9,8 @@ from opennotice.link.v1 import link_pb2, link_pb2_grpc
 from opennotice.reporting.v1 import reporting_pb2, reporting_pb2_grpc
 
 from services.chassis import clock
-from services.chassis.bus import Bus, Consumer
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer
 from services.chassis.paging import Pages
 from services.chassis.postgres import Database
 from services.chassis.serve import Process, answers, run

@@ -12,7 +12,8 @@ from opennotice.auth.v1 import auth_pb2, events_pb2
 from opennotice.link.v1 import events_pb2 as link_events_pb2
 
 from services.chassis import names
-from services.chassis.bus import Bus, Consumer, Received
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.postgres import Database
 from tests import cast

@@ -11,9 +11,10 @@ import sys
 from nats.aio.msg import Msg
 from opennotice.auth.v1 import events_pb2
 
-from services.chassis import bus as bus_module
+from services.chassis import consumer as consumer_module
 from services.chassis import dead_letters
-from services.chassis.bus import Bus, Consumer, Received
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.postgres import Database
 
@@ -32,7 +33,7 @@ class Mortal(Consumer[events_pb2.AgencyChanged]):
 
 async def main(nats_url: str, database_url: str) -> None:
     """Reads until it dies."""
-    bus_module._ACK_WAIT_SECONDS = 1.0
+    consumer_module._ACK_WAIT_SECONDS = 1.0
     dead_letters._DOUBT_SECONDS = 1.0
     bus, pool = Bus(nats_url, "mortal", ["AUTH"]), Database(database_url, name="mortal")
     await pool.open()

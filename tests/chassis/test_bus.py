@@ -14,9 +14,10 @@ from opennotice.auth.v1 import auth_pb2, events_pb2
 from opennotice.link.v1 import events_pb2 as link_events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
-from services.chassis import bus as bus_module
+from services.chassis import consumer as consumer_module
 from services.chassis import outbox
-from services.chassis.bus import STREAMS, Bus, Consumer, Received, subject_for
+from services.chassis.bus import STREAMS, Bus, subject_for
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Unavailable
 from services.chassis.names import new_id
@@ -94,7 +95,7 @@ async def test_the_same_event_id_is_stored_once_by_the_stream(bus: Bus) -> None:
 async def test_a_bad_event_does_not_stop_the_others_and_is_kept(
     bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.05, 0.05, 0.05, 0.05))
+    monkeypatch.setattr("services.chassis.consumer._RETRY_SECONDS", (0.05, 0.05, 0.05, 0.05))
     seen: list[str] = []
 
     async def handle(batch: list[Received[events_pb2.AgencyChanged]]) -> None:
@@ -127,9 +128,9 @@ async def test_a_bad_event_does_not_stop_the_others_and_is_kept(
 
 
 def test_an_event_that_is_refused_is_set_aside_within_a_minute() -> None:
-    assert len(bus_module._RETRY_SECONDS) == bus_module._ATTEMPTS_BEFORE_DEAD_LETTER - 1
+    assert len(consumer_module._RETRY_SECONDS) == consumer_module._ATTEMPTS_BEFORE_DEAD_LETTER - 1
     # Each try also waits for its turn.
-    assert sum(bus_module._RETRY_SECONDS) <= 50
+    assert sum(consumer_module._RETRY_SECONDS) <= 50
 
 
 async def _nothing_waits(bus: Bus) -> bool:
@@ -149,7 +150,7 @@ async def _nothing_waits(bus: Bus) -> bool:
 async def test_absence_of_the_store_never_makes_a_dead_letter(
     bus: Bus, pool: Pool, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
-    monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.02,))
+    monkeypatch.setattr("services.chassis.consumer._RETRY_SECONDS", (0.02,))
     tries = 0
     done = False
 

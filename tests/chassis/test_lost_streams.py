@@ -26,8 +26,10 @@ from prometheus_client import REGISTRY
 from bundle.embedded import Nats
 from bundle.program import free_port
 from services.chassis import bus as bus_module
+from services.chassis import consumer as consumer_module
 from services.chassis import outbox
-from services.chassis.bus import STREAMS, Bus, Received, subject_for
+from services.chassis.bus import STREAMS, Bus, subject_for
+from services.chassis.consumer import Received
 from services.chassis.errors import Unavailable
 from services.chassis.names import new_id
 from services.chassis.outbox import Relay
@@ -53,8 +55,8 @@ async def restarted(run: Callable[[], Awaitable[None]]) -> None:
 async def kept_bus(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
     """Gives a connection as a process holds it, that looks after its streams often."""
     monkeypatch.setattr(bus_module, "_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(bus_module, "_LINGER_SECONDS", 0.3)
-    monkeypatch.setattr(bus_module, "_ACK_WAIT_SECONDS", 2.0)
+    monkeypatch.setattr(consumer_module, "_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(consumer_module, "_ACK_WAIT_SECONDS", 2.0)
     bus = Bus(nats_url, "test", ["AUTH"])
     task = asyncio.create_task(restarted(bus.run))
     async with asyncio.timeout(10):
@@ -201,7 +203,7 @@ async def test_an_event_that_is_damaged_while_it_waits_is_told_of_when_its_reade
 async def test_several_that_read_for_one_use_miss_nothing_that_another_one_has(
     kept_bus: Bus, pool: Pool, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "_MOST_AT_ONCE", 2)
+    monkeypatch.setattr(consumer_module, "_MOST_AT_ONCE", 2)
     by: list[int] = [0, 0, 0]
     refused: set[str] = set()
 
@@ -350,7 +352,7 @@ async def test_a_refused_permission_is_noticed_and_loses_nothing(
     strict: Nats, pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seen: Seen
 ) -> None:
     monkeypatch.setattr(bus_module, "_PUBLISH_SECONDS", 0.5)
-    monkeypatch.setattr(bus_module, "_LINGER_SECONDS", 0.5)
+    monkeypatch.setattr(consumer_module, "_LINGER_SECONDS", 0.5)
     limited = Bus(strict.url.replace("opennotice:only-for-tests", "limited:x"), "limited", ["AUTH"])
     free = Bus(strict.url, "free", ["AUTH"])
 

@@ -12,9 +12,10 @@ import pytest
 from opennotice.auth.v1 import events_pb2
 from psycopg.conninfo import conninfo_to_dict
 
-from services.chassis import bus as bus_module
+from services.chassis import consumer as consumer_module
 from services.chassis import dead_letters as letters_module
-from services.chassis.bus import Bus, Received
+from services.chassis.bus import Bus
+from services.chassis.consumer import Received
 from services.chassis.dead_letters import DeadLetters, InDoubt
 from services.chassis.errors import Unavailable
 from services.chassis.names import new_id
@@ -50,9 +51,9 @@ async def leave_unanswered(bus: Bus, count: int) -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has events come again soon that were left without an answer."""
-    monkeypatch.setattr(bus_module, "_ACK_WAIT_SECONDS", 0.5)
-    monkeypatch.setattr(bus_module, "_RETRY_SECONDS", (0.05,) * 4)
-    monkeypatch.setattr(bus_module, "_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(consumer_module, "_ACK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(consumer_module, "_RETRY_SECONDS", (0.05,) * 4)
+    monkeypatch.setattr(consumer_module, "_LINGER_SECONDS", 0.3)
     monkeypatch.setattr(letters_module, "_DOUBT_SECONDS", 1.0)
 
 
@@ -245,7 +246,7 @@ async def test_an_event_whose_reader_lost_the_store_is_read_by_another(
     reading = asyncio.create_task(first.run())
     async with asyncio.timeout(10):
         await gave_back.wait()
-    gather = bus_module._gather
+    gather = consumer_module._gather
 
     async def gather_for_the_second(reader: Any) -> list[Any]:
         if asyncio.current_task() is not reading:
@@ -254,7 +255,7 @@ async def test_an_event_whose_reader_lost_the_store_is_read_by_another(
         await asyncio.sleep(0.3)
         return []
 
-    monkeypatch.setattr(bus_module, "_gather", gather_for_the_second)
+    monkeypatch.setattr(consumer_module, "_gather", gather_for_the_second)
     task = asyncio.create_task(second.run())
     await asyncio.sleep(1)
     assert len(await rows(pool, LETTERS)) == 1

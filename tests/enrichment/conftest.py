@@ -12,7 +12,8 @@ from opennotice.enrichment.v1 import events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
 
 from services.chassis import clock
-from services.chassis.bus import Bus, Consumer, Received
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.names import new_id
 from services.chassis.postgres import Database as Pool

@@ -124,7 +124,7 @@ def stumble_over(monkeypatch: pytest.MonkeyPatch, agent: str) -> None:
         return explain(one, **around)
 
     monkeypatch.setattr("services.enrichment.events.explain", stumble)
-    monkeypatch.setattr("services.chassis.bus._RETRY_SECONDS", (0.05,) * 4)
+    monkeypatch.setattr("services.chassis.consumer._RETRY_SECONDS", (0.05,) * 4)
 
 
 async def test_an_open_that_cannot_be_explained_keeps_no_other_away(
@@ -267,7 +267,7 @@ async def test_a_pack_that_comes_again_and_again_goes_out_once(outside: Outside,
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has everybody look after their streams and places often."""
     monkeypatch.setattr("services.chassis.bus._LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("services.chassis.bus._LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("services.chassis.consumer._LINGER_SECONDS", 0.3)
 
 
 async def test_streams_that_are_deleted_while_it_runs_are_made_anew_and_read_from_the_beginning(

@@ -13,7 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from opennotice.enrichment.v1 import events_pb2
 from opennotice.reporting.v1 import reporting_pb2
 
-from services.chassis.bus import Bus, Consumer, Received
+from services.chassis.bus import Bus
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters, InDoubt
 from services.chassis.postgres import Database as Pool
 from services.reporting.arrivals.events import ARRIVED_SUBJECT, CONSUMER, Announcer, Arrivals, read_open
@@ -95,7 +96,7 @@ async def _settled(reporting: Reporting, all_read: Callable[[], Awaitable[bool]]
 async def test_two_readers_that_hold_the_same_pack_and_answer_late_leave_one_row(
     ingest: Pool, bus: Bus, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.chassis.bus._ACK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("services.chassis.consumer._ACK_WAIT_SECONDS", 0.5)
     letters = DeadLetters(ingest, "reporting")
     arrivals = Arrivals(ingest, letters, Announcer(bus))
     came: list[int] = []

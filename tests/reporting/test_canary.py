@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from opennotice.enrichment.v1 import events_pb2
 
-from services.chassis.bus import Bus, Received
+from services.chassis.bus import Bus
 from services.chassis.clock import to_proto
+from services.chassis.consumer import Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.postgres import Database as Pool
 from services.reporting.arrivals.events import Announcer, Arrivals

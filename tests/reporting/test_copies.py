@@ -13,8 +13,9 @@ import pytest
 from opennotice.link.v1 import events_pb2, link_pb2
 from opennotice.reporting.v1 import reporting_pb2
 
-from services.chassis.bus import Bus, Received
+from services.chassis.bus import Bus
 from services.chassis.clock import to_proto
+from services.chassis.consumer import Received
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.names import new_id, parse_name
 from services.chassis.postgres import Database as Pool

@@ -16,8 +16,9 @@ from opennotice.reporting.v1 import reporting_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_pb2
 
 from services.chassis import clock, log
-from services.chassis.bus import Bus, Received, is_passing
+from services.chassis.bus import Bus
 from services.chassis.clock import checked
+from services.chassis.consumer import Received, is_passing
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.errors import Faults, Unavailable
 from services.chassis.names import millisecond_of, parse_uuid

@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from opennotice.link.v1 import events_pb2, link_pb2
 
 from services.chassis import log
-from services.chassis.bus import Received, is_passing
 from services.chassis.clock import from_proto
+from services.chassis.consumer import Received, is_passing
 from services.chassis.dead_letters import DeadLetters
 from services.chassis.names import parse_name, parse_uuid
 from services.chassis.postgres import Connection, Database
