@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# As small as each starts on: a cluster of PostgreSQL takes 60 MB and up to 80 of its log before anybody writes to it.
-MEGABYTES = {"postgres": 192, "nats": 64, "tracking": 32, "home": 320}
+# With room for the longest trial: a cluster of PostgreSQL takes 60 MB and up to 80 of its log before anybody writes to
+# it, and 30,000 visits as much again.
+MEGABYTES = {"postgres": 512, "nats": 128, "tracking": 64, "home": 704}
 _MNT_DETACH = 2
 _BLOCK = 64 * 1024
 # Set for the program that runs with mounts of its own.
