@@ -110,12 +110,11 @@ class Reconciler:
                     self._reach(part.end)
                 self._reach(max(since, until))
                 await self._look_back(conn, since, settled)
-            except _Full:
-                self.missing = max(self.missing, before)
-                return True
-            except Exception:
+            except Exception as error:
                 # What was not looked at may be as it was.
                 self.missing = max(self.missing, before)
+                if isinstance(error, _Full):
+                    return True
                 raise
             finally:
                 metrics.MISSING.set(self.missing)

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from services.chassis import consumer as consumer_module
 from services.chassis import dead_letters as letters_module
 from services.chassis.bus import Bus
-from services.chassis.consumer import Received
+from services.chassis.consumer import Consumer, Received
 from services.chassis.dead_letters import DeadLetters, InDoubt
 from services.chassis.errors import Unavailable
 from services.chassis.names import new_id
@@ -135,6 +135,19 @@ async def test_waiting_for_somebody_who_is_away_is_no_end(bus: Bus, pool: Pool) 
     task.cancel()
 
 
+async def reading_what_was_left(
+    bus: Bus, reader: Consumer[events_pb2.AgencyChanged], until_set: asyncio.Event
+) -> asyncio.Task[None]:
+    """Starts a reader on an event that another one had left without an answer, and waits for what it does with it."""
+    await reader._declare()
+    await publish(bus, "a")
+    await leave_unanswered(bus, 1)
+    task = asyncio.create_task(reader.run())
+    async with asyncio.timeout(10):
+        await until_set.wait()
+    return task
+
+
 async def test_a_process_that_is_told_to_stop_leaves_nothing_held(bus: Bus, pool: Pool) -> None:
     in_hand = asyncio.Event()
 
@@ -143,12 +156,7 @@ async def test_a_process_that_is_told_to_stop_leaves_nothing_held(bus: Bus, pool
         await asyncio.Event().wait()
 
     reader = consumer(bus, pool, never)
-    await reader._declare()
-    await publish(bus, "a")
-    await leave_unanswered(bus, 1)
-    task = asyncio.create_task(reader.run())
-    async with asyncio.timeout(10):
-        await in_hand.wait()
+    task = await reading_what_was_left(bus, reader, in_hand)
     assert len(await rows(pool, LETTERS)) == 1
     task.cancel()
     await asyncio.wait({task}, timeout=5)
@@ -240,12 +248,7 @@ async def test_an_event_whose_reader_lost_the_store_is_read_by_another(
         seen.extend(one.message.agency.display_name for one in batch)
 
     first, second = consumer(bus, far, loses_the_store), consumer(bus, pool, handle)
-    await first._declare()
-    await publish(bus, "a")
-    await leave_unanswered(bus, 1)
-    reading = asyncio.create_task(first.run())
-    async with asyncio.timeout(10):
-        await gave_back.wait()
+    reading = await reading_what_was_left(bus, first, gave_back)
     gather = consumer_module._gather
 
     async def gather_for_the_second(reader: Any) -> list[Any]:
