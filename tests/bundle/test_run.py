@@ -55,8 +55,8 @@ def test_two_copies_run_side_by_side_and_keep_their_data_through_a_sudden_end(bu
     password = (second.home / "admin-password").read_text().strip()
     assert len(password) >= 15
     assert (second.home / "admin-password").stat().st_mode & 0o077 == 0
-    # Shown to the person who started it, and nowhere else.
-    assert password in second.output()
+    # Shown to the person who started it, a moment after all is ready, and nowhere else.
+    assert wait_until(lambda: password in second.output(), seconds=10)
     assert not [log for log in (second.home / "log").iterdir() if password in log.read_text()]
     agency = second.json("agency", "list")["agencies"]
     assert bundle.json("agency", "list")["agencies"] != agency
