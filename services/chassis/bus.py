@@ -26,6 +26,7 @@ from services.chassis.errors import Unavailable
 
 _LOG = log.get(__name__)
 _AWAY = Gauge("opennotice_nats_away", "1 while this process is without NATS or one of its streams")
+_NOT_TAKEN = Counter("opennotice_events_not_taken_total", "Times that NATS did not take an event; it is sent again")
 _LOSSES = Counter("opennotice_nats_losses_total", "Times that a stream was found without events that it had had")
 
 EventMessage = Message
@@ -281,7 +282,11 @@ class Bus:
             "Opennotice-Type": event.message_type,
         }
         reached = dict(self._reached)
-        ack = await self.js.publish(event.subject, event.payload, timeout=_PUBLISH_SECONDS, headers=headers)
+        try:
+            ack = await self.js.publish(event.subject, event.payload, timeout=_PUBLISH_SECONDS, headers=headers)
+        except Exception:
+            _NOT_TAKEN.inc()
+            raise
         if not ack.duplicate:
             self._reach(ack.stream, ack.seq, at_least=reached.get(ack.stream, 0) + 1)
 

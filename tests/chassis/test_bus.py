@@ -13,6 +13,7 @@ from nats.errors import Error as NatsError
 from opennotice.auth.v1 import auth_pb2, events_pb2
 from opennotice.link.v1 import events_pb2 as link_events_pb2
 from opennotice.tracking.v1 import events_pb2 as tracking_events_pb2
+from prometheus_client import REGISTRY
 
 from services.chassis import consumer as consumer_module
 from services.chassis import outbox
@@ -202,6 +203,34 @@ async def test_a_deleted_stream_is_made_again_and_filled_from_the_outbox(bus: Bu
     await until(stored)
     await bus.js.delete_stream("AUTH")
     await bus._declare(STREAMS["AUTH"])
+    await until(stored)
+    task.cancel()
+
+
+async def test_a_full_stream_takes_nothing_new_which_is_counted_and_loses_nothing(bus: Bus, pool: Pool) -> None:
+    await bus.publish(agency_changed("there"), "there")
+    room = STREAMS["AUTH"].config()
+    room.max_bytes = 400
+    await bus.js.update_stream(room)
+    refused = REGISTRY.get_sample_value("opennotice_events_not_taken_total") or 0.0
+    relay = Relay(pool, bus, "frame")
+    task = asyncio.create_task(kept(relay))
+    names = [f"{number}" for number in range(5)]
+    for name in names:
+        async with pool.transaction() as conn:
+            await outbox.add(conn, "frame", agency_changed(name * 100), new_id())
+    relay.wake()
+    await until(lambda: (REGISTRY.get_sample_value("opennotice_events_not_taken_total") or 0.0) >= refused + 5)
+    full = (await bus.js.stream_info("AUTH")).state
+    assert full.first_seq == 1, "what was there had to make room"
+    assert full.messages < 6
+    assert bus.is_connected
+
+    await bus._declare(STREAMS["AUTH"])
+
+    async def stored() -> bool:
+        return bool((await bus.js.stream_info("AUTH")).state.messages == 6)
+
     await until(stored)
     task.cancel()
 
