@@ -11,7 +11,7 @@ import pytest
 
 VARIABLE = "OPENNOTICE_TEST_REQUIRE"
 _REQUIRED = pytest.StashKey[frozenset[str]]()
-KNOWN = frozenset({"browser", "office", "engine"})
+KNOWN = frozenset({"browser", "office", "engine", "promtool"})
 
 
 def required(text: str) -> frozenset[str]:
