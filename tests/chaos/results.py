@@ -38,6 +38,8 @@ class Result:
         """Returns the trial as a line, and what broke the promise below it."""
         fault = self.name.partition(" ")[2]
         figures = {"fault": f'"{fault}"', "seed": self.seed, **self.figures, "took_s": self.seconds}
+        # A run that was broken off may have gone on with newer code.
+        figures["revision"] = self.revision
         return _line(self.promise, figures, self.broken)
 
 
