@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import http.client
+import resource
 import socket
 import struct
 from dataclasses import dataclass
@@ -373,3 +374,19 @@ def test_a_visitor_who_is_gone_before_the_answer_has_opened_the_link_once(
     wait_for(lambda: court.tracking.metric("opennotice_spool_opens") == 0)
     target.opened()
     assert sorted(record.query for record in target.opens()) == ["", "", "gone"]
+
+
+def test_more_visitors_at_once_than_an_account_may_have_files_are_all_answered(court: Court, target: Target) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    court.tracking.end()
+    # What an ordinary account begins with.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, hard))
+    try:
+        court.tracking.start()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+        with contextlib.ExitStack() as stack:
+            for _ in range(1_100):
+                stack.enter_context(socket.create_connection(("127.0.0.1", court.public_port), timeout=5))
+            assert target.opened().status == 302
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
