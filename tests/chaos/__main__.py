@@ -4,12 +4,13 @@
 
 Without --full each fault comes about twice under a minute of load (35 minutes in all); with it, as often and as long as
 the promise says (hours). What a full run has done is kept in its state file: started again, it goes on there. Ends with
-exit code 1 when a promise is broken.
+exit code 1 when a promise is broken; logs and ledgers of the trials that failed are in var/chaos then.
 """
 
 import argparse
 import contextlib
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ TRIALS: list[Trial] = [
     *missing.TRIALS,
 ]
 STATE = Path("var") / "chaos.json"
+# The logs and ledgers of trials that failed.
+LEFT = Path("var") / "chaos"
 
 
 def chosen(only: str) -> list[Trial]:
@@ -68,6 +71,16 @@ class Surroundings:
             self._kind, self._rig = kind, made
         return self._rig
 
+    def leave(self, folder: Path) -> None:
+        """Copies what helps to understand a trial that failed."""
+        if self._rig is None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self._rig.bundle.home / "log", folder)
+        for path in self._rig.folder.glob("*"):
+            if path.is_file() and (path.suffix == ".log" or path.name.startswith("ledger")):
+                shutil.copy(path, folder)
+
     def end(self) -> None:
         """Ends what runs."""
         self._rig = None
@@ -82,6 +95,7 @@ def run_trial(surroundings: Surroundings, trial: Trial, scale: Scale, seed: int)
     except Exception as error:
         outcome = Outcome({}, [f"{type(error).__name__}: {error}"])
     if not outcome.passed:
+        surroundings.leave(LEFT / trial.name.replace(" ", "-"))
         surroundings.end()
     took = round(time.monotonic() - began)
     return Result(trial.name, seed, took, revision(), outcome.figures, outcome.broken)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,13 +43,24 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     # Answered without X-Open-Id although the token is somebody's: served, and only in the log.
     unrecorded: int = 0
-    # Without a whole answer.
-    unknown: int = 0
+    # Without a whole answer, by what went wrong.
+    failures: Counter[str] = field(default_factory=Counter)
     # Links that work and were not served: any answer but 302.
     refused: int = 0
     p50: float = 0.0
     p99: float = 0.0
     slowest: float = 0.0
+
+    @property
+    def unknown(self) -> int:
+        """How many had no whole answer: whether they were recorded they cannot say."""
+        return self.failures.total()
+
+    @property
+    def unanswered(self) -> str:
+        """Says how many had no answer and why."""
+        reasons = ", ".join(f"{count} {error}" for error, count in self.failures.most_common())
+        return f"{self.unknown} visitors had no answer: {reasons}"
 
     @property
     def is_true(self) -> bool:
@@ -114,7 +125,8 @@ def compare(rig: Rig, requests: Sequence[Request], found: Sequence[Row]) -> Verd
         token = rig.expired[request.link] if request.kind == "expired" else rig.tokens[request.link]
         told = f"request {request.number} ({request.kind}, {request.status}, {request.open_id or request.error})"
         if request.link >= 0:
-            verdict.unknown += not request.status
+            if not request.status:
+                verdict.failures[request.error] += 1
             verdict.unrecorded += bool(request.status and request.status < 500 and not request.open_id)
             verdict.refused += request.kind != "expired" and request.status not in (0, 302)
         if request.open_id:

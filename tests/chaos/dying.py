@@ -28,7 +28,7 @@ def killed(*names: str) -> Callable[[Run], Outcome]:
         run.within("complete_s", float(str(run.outcome.figures["complete_s"])), 30)
         # Only the requests that a dying process had in its hands may go without an answer.
         cut = 0 if "tracking" not in names else run.scale.kills * 200
-        run.outcome.must(verdict.unknown <= cut, f"{verdict.unknown} visitors had no answer")
+        run.outcome.must(verdict.unknown <= cut, verdict.unanswered)
         run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
         return run.outcome
 
@@ -157,7 +157,7 @@ def _still(name: str, freeze: Callable[[Rig], contextlib.AbstractContextManager[
         if name != "tracking":
             # While tracking itself stands still nobody can answer; its visitors wait, as long as each of them will.
             run.within("p99_ms", verdict.p99 * 1000, 2_500)
-            run.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
+            run.outcome.must(verdict.unknown == 0, verdict.unanswered)
         run.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
         if noticed_by:
             times = len(run.scale.frozen)

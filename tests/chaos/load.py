@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import random
+import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ PATIENCE_SECONDS = 30.0
 MIX = (("valid", 0.85), ("expired", 0.05), ("unknown", 0.05), ("machine", 0.03), ("hostile", 0.02))
 # So many visitors that wait at once are more than a machine of two cores can hold; the load itself has failed then.
 _MOST_AT_ONCE = 8_000
+# Files that this process may have open for them, as far as its account lets it.
+_OPEN_FILES = 2 * _MOST_AT_ONCE
 
 _AGENTS = (
     IPHONE,
@@ -199,6 +202,8 @@ _HOSTILE: tuple[tuple[bytes, list[bytes]], ...] = (
 def main() -> None:
     """Runs the plan of standard input."""
     plan = Plan(**json.load(sys.stdin))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, most), most))
     # Line by line: what has been written when this process dies is there.
     with Path(plan.ledger).open("a", buffering=1) as ledger:
         visitors = Visitors(plan, ledger)

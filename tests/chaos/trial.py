@@ -153,7 +153,7 @@ class Run:
 
     def all_served(self, verdict: Verdict) -> None:
         """Notes that every visitor had an answer, and those with links that work the page."""
-        self.outcome.must(verdict.unknown == 0, f"{verdict.unknown} visitors had no answer")
+        self.outcome.must(verdict.unknown == 0, verdict.unanswered)
         self.outcome.must(verdict.refused == 0, f"{verdict.refused} known links were not served")
 
     def nearly_all_served(self, verdict: Verdict, ended: dict[str, float]) -> None:
