@@ -54,13 +54,18 @@ def by_promise(results: Iterable[Result]) -> list[str]:
     for result in results:
         promises.setdefault(result.promise, []).append(result)
     lines = []
-    for promise, those in sorted(promises.items(), key=lambda pair: int(pair[0][1:])):
+    for promise, those in sorted(promises.items(), key=lambda pair: _number(pair[1][0])):
         figures: dict[str, object] = {"trials": f"{sum(not one.broken for one in those)}/{len(those)}"}
         for name in _ADDED:
             if found := [value for one in those if isinstance(value := one.figures.get(name), int)]:
                 figures[name] = sum(found)
         lines.append(_line(promise, figures, [f"{one.name}: {reason}" for one in those for reason in one.broken]))
     return lines
+
+
+def _number(result: Result) -> int:
+    """Returns the number of the promise."""
+    return int(result.promise[1:])
 
 
 def ending(results: Sequence[Result]) -> str:
@@ -78,7 +83,8 @@ def revision() -> str:
 def machine() -> str:
     """Returns where this was run, in one line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+    linux = platform.release().partition("-")[0]
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {linux}, Python {platform.python_version()}"
 
 
 def kept(state: Path) -> dict[str, Result]:
@@ -103,9 +109,12 @@ def report(results: Sequence[Result], command: str) -> str:
         [
             "# What was shown under faults",
             "",
-            f"Made by `{command}` on {time.strftime('%Y-%m-%d')}, {machine()}, revision {revisions}. Everything of the",
-            "product and the visitors ran on that one machine. `docs/reliability.md` says what each promise is, how it",
-            "is tried and what is counted.",
+            f"Made by `{command}` on {time.strftime('%Y-%m-%d')}, {machine()}. Everything of the",
+            "product and the visitors ran on that one machine. [reliability.md](reliability.md) says what each promise",
+            "is, how it is tried, what is counted, and where visitors may stay without an answer (`unknown`) or be",
+            "served without a record (`unrecorded`) although the promise is kept.",
+            "",
+            f"Revisions of the code: {revisions}.",
             "",
             "```text",
             *by_promise(results),
@@ -115,7 +124,7 @@ def report(results: Sequence[Result], command: str) -> str:
             "## Every trial",
             "",
             "```text",
-            *(one.line() for one in results),
+            *(one.line() for one in sorted(results, key=_number)),
             "```",
             "",
         ]
