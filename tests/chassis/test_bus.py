@@ -207,20 +207,22 @@ async def test_a_deleted_stream_is_made_again_and_filled_from_the_outbox(bus: Bu
     task.cancel()
 
 
+def not_taken() -> float:
+    """Returns how often NATS did not take an event."""
+    return REGISTRY.get_sample_value("opennotice_events_not_taken_total") or 0.0
+
+
 async def test_a_full_stream_takes_nothing_new_which_is_counted_and_loses_nothing(bus: Bus, pool: Pool) -> None:
     await bus.publish(agency_changed("there"), "there")
     room = STREAMS["AUTH"].config()
     room.max_bytes = 400
     await bus.js.update_stream(room)
-    refused = REGISTRY.get_sample_value("opennotice_events_not_taken_total") or 0.0
-    relay = Relay(pool, bus, "frame")
-    task = asyncio.create_task(kept(relay))
-    names = [f"{number}" for number in range(5)]
-    for name in names:
+    before = not_taken()
+    task = asyncio.create_task(kept(Relay(pool, bus, "frame")))
+    for number in range(5):
         async with pool.transaction() as conn:
-            await outbox.add(conn, "frame", agency_changed(name * 100), new_id())
-    relay.wake()
-    await until(lambda: (REGISTRY.get_sample_value("opennotice_events_not_taken_total") or 0.0) >= refused + 5)
+            await outbox.add(conn, "frame", agency_changed(f"{number}" * 100), new_id())
+    await until(lambda: not_taken() >= before + 5)
     full = (await bus.js.stream_info("AUTH")).state
     assert full.first_seq == 1, "what was there had to make room"
     assert full.messages < 6
